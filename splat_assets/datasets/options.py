@@ -1,0 +1,88 @@
+"""Typed options, one class per stage. Validated once, at the edge; every field has a default.
+
+A preset is a set of these defaults (`presets.py`); a `DatasetSpec` overrides single fields; the
+graph, the CLI and plain Python all pass the resolved objects to the stage functions.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class StageOptions(BaseModel):
+    """Base of the options: frozen, and an unknown name is an error rather than ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceOptions(StageOptions):
+    """How originals are fetched."""
+
+    revision: str | None = Field(None, description="Hub branch, tag or commit; default: main")
+    include: tuple[str, ...] = Field((), description="globs; only matching files are taken")
+    exclude: tuple[str, ...] = Field((), description="globs; matching files are left out")
+    max_bytes: int = Field(20 * 2**30, gt=0, description="refuse sources larger than this")
+    max_files: int = Field(100_000, gt=0, description="refuse sources with more files than this")
+    max_rows: int = Field(2_000, gt=0, description="images taken from parquet shards at most")
+
+
+class FrameOptions(StageOptions):
+    """How frames are cut, scored, selected and sized."""
+
+    fps: float = Field(2.0, gt=0, description="frames per second cut from a video")
+    start_sec: float = Field(0.0, ge=0, description="video: first second used")
+    end_sec: float | None = Field(None, gt=0, description="video: last second used")
+    video_stream: int = Field(0, ge=0, description="which video stream of the file")
+    max_frames: int = Field(150, ge=2, description="keep at most this many frames")
+    min_frames: int = Field(4, ge=2, description="fewer usable frames than this is an error")
+    max_long_side: int = Field(1600, ge=64, description="pixels; larger frames are reduced")
+    drop_blurred: bool = Field(True, description="drop frames much less sharp than neighbours")
+    drop_duplicates: bool = Field(True, description="drop frames nearly equal to the last kept")
+
+
+class PoseOptions(StageOptions):
+    """How cameras are solved."""
+
+    feature_long_side: int = Field(1000, ge=64, description="pixels; images are reduced for SIFT")
+    max_features: int = Field(4096, ge=128, description="SIFT features per image")
+    matching: Literal["auto", "exhaustive", "sequential", "spatial"] = "auto"
+    mapper: Literal["auto", "incremental", "global"] = "auto"
+    camera_model: Literal[
+        "auto", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"
+    ] = "auto"
+    use_gps: bool = Field(True, description="orient and scale the scene by GPS where present")
+    seed: int = 0
+
+
+class TrainOptions(StageOptions):
+    """How Gaussians are trained."""
+
+    steps: int = Field(1000, ge=1)
+    max_gaussians: int = Field(20_000, ge=100, description="budget; training never exceeds it")
+    long_side: int = Field(320, ge=32, description="pixels of the training images' long side")
+    sh_degree: int = Field(3, ge=0, le=3)
+    strategy: Literal["auto", "mcmc", "gradient"] = Field(
+        "auto", description="densification; auto depends on the run length"
+    )
+    test_every: int = Field(8, ge=0, description="every n-th image is held out; 0 holds out none")
+    checkpoint_every_sec: float = Field(30.0, gt=0, description="seconds between checkpoints")
+    seed: int = 0
+
+
+class CompressOptions(StageOptions):
+    """How the splat is compressed and published."""
+
+    order: Literal["hilbert", "morton", "plas", "none"] = "hilbert"
+    palette_size: int | None = Field(
+        None, ge=64, le=65536, description="SH palette entries; default: chosen per scene"
+    )
+    formats: tuple[Literal["sog", "ply"], ...] = Field(
+        ("sog",), description="files written beside scene.sog"
+    )
+    viewer: bool = Field(True, description="write the self-contained viewer.html")
+    seed: int = 0
+
+
+STAGES = ("source", "frames", "poses", "train", "compress")

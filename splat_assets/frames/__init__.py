@@ -1,0 +1,1 @@
+"""From originals (photos, video) to a normalised, selected set of frames."""

@@ -1,0 +1,1 @@
+"""The Gaussian model itself: its arrays, its PLY form, spherical harmonics, transforms."""

@@ -1,0 +1,1 @@
+"""One differentiable `rasterize(...)`, two backends: gsplat on CUDA, numba kernels on CPU."""

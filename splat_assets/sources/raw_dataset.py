@@ -1,0 +1,32 @@
+"""`RawDataset`: the originals of a dataset, untouched, and where they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from splat_assets.artifacts.contract import ArtifactFolder
+
+Content = Literal["photos", "video", "colmap", "nerfstudio", "ply"]
+
+
+@dataclass(frozen=True)
+class RawDataset(ArtifactFolder):
+    """Layout: `files/…` (the originals under their own relative paths), `manifest.json`.
+
+    `manifest.summary` holds at least `content` (see `Content`), `source`, `revision` (a Hub commit,
+    an HTTP ETag, or "" where the source has none), `license` ("" when unknown), `num_files`,
+    `total_bytes`, `downloaded_files`, `downloaded_bytes`, `unchanged` (bool: every file was already
+    here).
+    """
+
+    KIND: ClassVar[str] = "raw_dataset"
+
+    @property
+    def files(self) -> Path:
+        return self.path / "files"
+
+    @property
+    def content(self) -> Content:
+        return self.summary["content"]

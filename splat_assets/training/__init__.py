@@ -1,0 +1,1 @@
+"""Losses, schedule, densification, the trainer, and evaluation on held-out views."""

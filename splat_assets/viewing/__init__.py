@@ -1,0 +1,1 @@
+"""What people look at: preview images, plots, and the offline browser viewer."""
