@@ -16,7 +16,7 @@ class SourceError(UserError):
 
 
 class TransientError(Exception):
-    """Something outside failed that may work in a while (network, rate limit); retrying can help."""
+    """Something outside failed and may work in a while (network, rate limit): retrying can help."""
 
 
 class Cancelled(Exception):  # noqa: N818 (it is an event, not an error)

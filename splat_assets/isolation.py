@@ -2,8 +2,8 @@
 
 Native code (COLMAP, CUDA) does not notice a signal handled by Python until it returns. So a heavy
 stage runs in a child: progress comes back as lines, a cancel first asks the child to stop (it sees
-`Cancelled` at its next report and saves what can be resumed), then kills it; and the child dies with
-its parent, however the parent ended, so that no orphan keeps a GPU.
+`Cancelled` at its next report and saves what can be resumed), then kills it; and the child dies
+with its parent, however the parent ended, so that no orphan keeps a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GRACE_SEC = 4.0
 _PR_SET_PDEATHSIG = 1
 
 
-class ChildCrashed(RuntimeError):
+class ChildCrashedError(RuntimeError):
     """The child died without an answer (killed, out of memory, a crash in native code)."""
 
 
@@ -47,7 +47,7 @@ def run_isolated(
 
     Raises:
         Cancelled, UserError, TransientError: as the function raised them.
-        ChildCrashed: when the child died; the message names the signal.
+        ChildCrashedError: when the child died; the message names the signal.
         KeyboardInterrupt (or what the host raises for a stop): re-raised after the child is gone.
     """
     read_fd, write_fd = os.pipe()
@@ -66,7 +66,7 @@ def run_isolated(
             _stop(child)
             raise
         if not answer.exists():
-            raise ChildCrashed(_describe_exit(target, code))
+            raise ChildCrashedError(_describe_exit(target, code))
         outcome, value = pickle.loads(answer.read_bytes())
     if outcome == "error":
         raise value

@@ -1,1 +1,1 @@
-"""What every artifact shares: a folder with a manifest, published atomically, current by pointer."""
+"""What every artifact shares: a folder with a manifest, published whole, current by pointer."""

@@ -143,7 +143,7 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Raise `UserError` naming the first file of the manifest that is missing or of another size."""
+    """Raise `UserError` naming the first file that is missing or of another size."""
     for entry in manifest.files:
         path = folder / entry.path
         if not path.is_file():

@@ -20,7 +20,7 @@ from splat_assets.datasets.options import (
 from splat_assets.datasets.presets import PRESETS, PipelineOptions, PresetName
 from splat_assets.errors import UserError
 
-SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]{0,95}$")
+SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 _MODELS: dict[str, type[StageOptions]] = {
     "source": SourceOptions,
     "frames": FrameOptions,
@@ -102,7 +102,7 @@ def parse_spec(text: str, *, where: str) -> DatasetSpec:
 
 def check_slug(name: str) -> str:
     """Return `name` when it is a valid partition key, else raise `ValueError`."""
-    if not SLUG.match(name) or ".." in name:
+    if not SLUG.fullmatch(name) or ".." in name:
         raise ValueError(
             f"the name {name!r} may hold lower-case letters, digits, '.', '_' and '-', starts with "
             "a letter or digit, and is at most 96 long"

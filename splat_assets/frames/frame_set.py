@@ -37,8 +37,8 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class FrameSet(ArtifactFolder):
-    """Layout: `images/<name>`, `frames.parquet`, optional `masks/<name>.png` (8 bit, 255 = keep, 0 =
-    ignore, size of the image), `contact_sheet.jpg`, optional `given/`, `manifest.json`.
+    """Layout: `images/<name>`, `frames.parquet`, optional `masks/<name>.png` (8 bit, 255 = keep,
+    0 = ignore, size of the image), `contact_sheet.jpg`, optional `given/`, `manifest.json`.
 
     Images with an alpha channel are written as RGBA PNG untouched and their alpha also as a mask.
     `manifest.summary`: `num_frames` (kept), `num_seen`, `num_dropped` by reason, `ordered` (bool:

@@ -29,9 +29,9 @@ class View:
 @dataclass(frozen=True)
 class SplatModel(ArtifactFolder):
     """Layout: `splat.ply` (3DGS), `cameras.json` (all views), `views/<n>.png` (held-out photos at
-    training resolution) and optional `views/<n>.mask.png`, `renders/<n>.jpg` (photo | render side by
-    side), `training.parquet` (step, loss, psnr_db, num_gaussians, seconds), `eval.json` (figures and
-    a per-view table), `manifest.json`. Checkpoints live outside the artifact, in the resume folder.
+    training resolution) and optional `views/<n>.mask.png`, `renders/<n>.jpg` (photo | render side
+    by side), `training.parquet` (step, loss, psnr_db, num_gaussians, seconds), `eval.json` (figures
+    and a per-view table), `manifest.json`. Checkpoints live in the resume folder, outside.
 
     `manifest.summary`: `num_gaussians`, `ply_bytes`, `psnr_db`, `ssim` (absent without held-out
     views), `num_test_views`, `steps`, `seconds`, `cpu_seconds`, `peak_memory_bytes`, `backend`,

@@ -24,9 +24,7 @@ class CameraSet:
     Ks: np.ndarray  # [N, 3, 3] float64
     widths: np.ndarray  # [N] int64
     heights: np.ndarray  # [N] int64
-    is_test: (
-        np.ndarray
-    )  # [N] bool: held out by the dataset's own split (all False when it has none)
+    is_test: np.ndarray  # [N] bool: held out by the dataset itself (else all False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -76,7 +74,7 @@ class PoseModel(ArtifactFolder):
         return json.loads((self.path / "report.json").read_text(encoding="utf-8"))
 
     def cameras(self) -> CameraSet:
-        """The registered cameras, sorted by image name; splits from `report.json`'s `test_images`."""
+        """The registered cameras, sorted by name; splits from `report.json`'s `test_images`."""
         import pycolmap
 
         model = pycolmap.Reconstruction(str(self.sparse))
