@@ -35,7 +35,12 @@ class ChildCrashedError(RuntimeError):
 
 
 def run_isolated(
-    target: str, *, progress: Progress, lock: Path | None = None, **kwargs: Any
+    target: str,
+    *,
+    progress: Progress,
+    lock: Path | None = None,
+    log: Path | None = None,
+    **kwargs: Any,
 ) -> Any:
     """Call `module:function` in a child with `kwargs` plus `progress`, and return its result.
 
@@ -43,6 +48,7 @@ def run_isolated(
         target: `"package.module:function"`; the function must accept a `progress` argument.
         progress: the reports are forwarded to it; its cancel is forwarded to the child.
         lock: a file the child locks while it runs (one holder per device), waiting its turn.
+        log: a file that receives what the child prints; its own stdout and stderr when None.
         kwargs: pickled to the child.
 
     Raises:
@@ -57,7 +63,15 @@ def run_isolated(
         call.write_bytes(pickle.dumps((target, kwargs, str(lock) if lock else None)))
         command = [sys.executable, "-m", "splat_assets.isolation"]
         command += [str(call), str(answer), str(write_fd), str(os.getpid())]
-        child = subprocess.Popen(command, pass_fds=(write_fd,), stdin=subprocess.DEVNULL)
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(log.open("ab")) if log else None
+            child = subprocess.Popen(
+                command,
+                pass_fds=(write_fd,),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
         os.close(write_fd)
         try:
             _forward_reports(read_fd, child, progress)
@@ -107,17 +121,24 @@ def _forward_reports(read_fd: int, child: subprocess.Popen[bytes], progress: Pro
         progress.check()
         if finished.is_set() and not pending:
             return
+        if child.poll() is not None and not lines and not finished.wait(0.5):
+            return  # a grandchild it left behind still holds the pipe open
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Ask, wait a little, then kill. Returns only when the child is gone."""
-    with contextlib.suppress(ProcessLookupError):
-        child.send_signal(signal.SIGTERM)
+    """Ask, wait a little, then kill. Returns only when the child is gone.
+
+    A second interrupt while waiting (an impatient Ctrl-C) kills at once.
+    """
     try:
+        child.terminate()
         child.wait(GRACE_SEC)
     except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+        pass
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
 
 
 def _describe_exit(target: str, code: int) -> str:
@@ -130,7 +151,11 @@ def _describe_exit(target: str, code: int) -> str:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent ends (Linux; elsewhere a no-op)."""
+    """Have the kernel kill this process when its parent ends (Linux; elsewhere a no-op).
+
+    To the kernel the parent is the *thread* that started this process: start it from one that
+    outlives it (`run_isolated` blocks in the thread it is called from, so that holds).
+    """
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -139,8 +164,11 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(lock: Path | None, progress: Progress) -> Iterator[None]:
-    """Hold an OS lock on the file `lock`; the kernel frees it however the holder ends."""
+def exclusive(lock: Path | None, progress: Progress, *, what: str = "") -> Iterator[None]:
+    """Hold an OS lock on the file `lock`; the kernel frees it however the holder ends.
+
+    While another process holds it, waits (open to cancel) and says so; `what` names that process.
+    """
     if lock is None:
         yield
         return
@@ -154,12 +182,13 @@ def exclusive(lock: Path | None, progress: Progress) -> Iterator[None]:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except BlockingIOError:
                 if not told:
-                    progress.update(0.0, f"Waiting for another process that holds {lock.name}")
+                    held = what or f"another process that holds {lock.name}"
+                    progress.update(0.0, f"Waiting for {held}")
                     told = True
                 progress.check()
-                time.sleep(0.5)
+                time.sleep(0.2)
         yield
 
 
@@ -175,7 +204,8 @@ def _child_main() -> None:
 
     def send(report: Report) -> None:
         with contextlib.suppress(BrokenPipeError):
-            out.write(json.dumps(vars(report)) + "\n")
+            # numpy's numbers are figures too
+            out.write(json.dumps(vars(report), default=float) + "\n")
 
     progress = Progress(send, stop.is_set)
     outcome: tuple[str, Any]

@@ -37,6 +37,8 @@ class Manifest:
     reads (never of timings or logs), so that equal data means an equal version.
     `summary` holds the figures shown in the UI and in `splat-assets status`.
     `skipped` says, in a sentence, why the stage had nothing to do (poses already given, …).
+    `options`, `inputs`, `dataset`, `run_id`, `code_version` and `seconds` are filled by whoever
+    publishes the artifact (`stages.run_stage`), not by the stage.
     """
 
     kind: str
@@ -48,6 +50,8 @@ class Manifest:
     skipped: str | None = None
     dataset: str = ""
     run_id: str = ""
+    code_version: str = ""
+    seconds: float = 0.0
     created: float = 0.0
     format: int = FORMAT
 
@@ -130,16 +134,23 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     """Read a folder's manifest; `UserError` when it is missing, damaged or of another kind."""
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        raw["files"] = tuple(FileEntry(**entry) for entry in raw["files"])
-        manifest = Manifest(**raw)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{folder} is not a finished artifact: it has no {MANIFEST}.") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}); run the stage again.") from None
+    manifest = parse_manifest(text, str(path))
     if kind is not None and manifest.kind != kind:
         raise UserError(f"{folder} holds {manifest.kind!r}, not {kind!r}.")
     return manifest
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """A manifest from its JSON text; `UserError` naming `where` when it is damaged."""
+    try:
+        raw = json.loads(text)
+        raw["files"] = tuple(FileEntry(**entry) for entry in raw["files"])
+        return Manifest(**raw)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{where} is damaged ({error}); run the stage again.") from None
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

@@ -1,0 +1,379 @@
+"""Where artifacts live: `<root>/<dataset>/<asset>/<version>/`, and a `current` pointer beside.
+
+The root is a local folder or any fsspec URL. Work always happens in a local staging folder; an
+artifact appears whole (rename, or upload) and becomes current by one atomic write. A run that
+fails, is cancelled or is killed therefore changes nothing, and the next run sweeps what it left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+
+from splat_assets.artifacts.manifest import (
+    MANIFEST,
+    Manifest,
+    parse_manifest,
+    read_manifest,
+    write_manifest,
+    write_text_atomic,
+)
+from splat_assets.errors import TransientError, UserError
+from splat_assets.isolation import exclusive
+from splat_assets.progress import Progress
+from splat_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+POINTER = "current"
+KEPT_VERSIONS = 2
+UPLOADING = ".uploading"
+FOREIGN_UPLOAD_SEC = 24 * 3600  # another host's unfinished upload is left alone for this long
+ATTEMPTS = 4
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ArtifactStore:
+    """The artifacts of all datasets.
+
+    Layout, the same below `root` and `local` (one folder when `root` is local; otherwise `local` is
+    a cache of the versions seen here):
+
+        <dataset>/<asset>/current            version ids, one a line: the current, then the previous
+        <dataset>/<asset>/<version>/         a published artifact, with `manifest.json`
+        <dataset>/<asset>/.partial-<run>/    local only: being written
+        <dataset>/<asset>/.resume/<key>/     local only: checkpoints of unfinished work
+        <dataset>/<asset>/.lock              local only: held by the one run that works here
+    """
+
+    root: str  # local path or fsspec URL
+    local: Path
+
+    @classmethod
+    def open(cls, settings: Settings) -> ArtifactStore:
+        """The store of these settings; nothing is created before it is needed."""
+        return cls(settings.data_root, settings.local_root)
+
+    @property
+    def is_remote(self) -> bool:
+        return "://" in self.root and not self.root.startswith("file://")
+
+    def folder(self, dataset: str, asset: str) -> Path:
+        """The local folder of an asset."""
+        return self.local / dataset / asset
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def versions(self, dataset: str, asset: str) -> list[str]:
+        """Ids of the published versions, the current one first; empty when there is none."""
+        if self.is_remote:
+            text = self._remote_text(dataset, asset, POINTER)
+        else:
+            path = self.folder(dataset, asset) / POINTER
+            text = path.read_text(encoding="utf-8") if path.is_file() else None
+        return (text or "").split()
+
+    def current(self, dataset: str, asset: str) -> Manifest | None:
+        """Manifest of the current version without bringing its files near; None when missing."""
+        versions = self.versions(dataset, asset)
+        if not versions:
+            return None
+        near = self.folder(dataset, asset) / versions[0]
+        if (near / MANIFEST).is_file() or not self.is_remote:
+            return read_manifest(near, asset)
+        text = self._remote_text(dataset, asset, versions[0], MANIFEST)
+        return None if text is None else parse_manifest(text, f"{self.root}/{dataset}/{asset}")
+
+    def locate(self, dataset: str, asset: str) -> str | None:
+        """Path or URL of the current version, for people; None when missing."""
+        versions = self.versions(dataset, asset)
+        if not versions:
+            return None
+        if self.is_remote:
+            return f"{self.root.rstrip('/')}/{dataset}/{asset}/{versions[0]}"
+        return str(self.folder(dataset, asset) / versions[0])
+
+    def open_local(self, dataset: str, asset: str) -> Path | None:
+        """Local folder of the current version (downloaded once when remote); None when missing."""
+        versions = self.versions(dataset, asset)
+        if not versions:
+            return None
+        near = self.folder(dataset, asset) / versions[0]
+        if self.is_remote and not (near / MANIFEST).is_file():
+            with disk_full_is_a_sentence(self.local):
+                self._download(dataset, asset, versions[0], near)
+        return near
+
+    def bytes_used(self, dataset: str) -> int:
+        """Local bytes of a dataset: all versions, caches and unfinished work."""
+        files = (p for p in (self.local / dataset).rglob("*") if p.is_file())
+        return sum(path.lstat().st_size for path in files)
+
+    # --- writing -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self, dataset: str, asset: str, progress: Progress) -> Iterator[None]:
+        """Be the only run on this host that works on this asset of this dataset; waits its turn.
+
+        Inside, remains of dead runs are swept: whoever wrote them no longer holds the lock.
+        """
+        folder = self.folder(dataset, asset)
+        with disk_full_is_a_sentence(self.local):
+            folder.mkdir(parents=True, exist_ok=True)
+            what = f"another run that works on {asset} of {dataset}"
+            with exclusive(folder / ".lock", progress, what=what):
+                self._sweep(dataset, asset)
+                yield
+
+    @contextlib.contextmanager
+    def staging(self, dataset: str, asset: str, run_id: str) -> Iterator[Path]:
+        """An empty folder to work in, gone afterwards unless published. Hold `lock` around it."""
+        path = self.folder(dataset, asset) / f".partial-{run_id}"
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def publish(self, staged: Path, dataset: str, asset: str, manifest: Manifest) -> Path:
+        """Make a staged folder the current version and return where it now lies locally.
+
+        The manifest replaces the one in the folder. The version before stays; older ones go.
+        """
+        write_manifest(staged, manifest)
+        before = self.versions(dataset, asset)
+        folder = self.folder(dataset, asset)
+        version = manifest.run_id
+        while version in before or (folder / version).exists():
+            version += "+"  # the same run may publish again (a step retried after its success)
+        _flush(staged)
+        if self.is_remote:
+            self._upload(staged, dataset, asset, version)
+        final = folder / version
+        staged.rename(final)
+        _flush_folder(folder)
+        kept = [version, *before][:KEPT_VERSIONS]
+        pointer = "\n".join(kept) + "\n"
+        try:
+            if self.is_remote:
+                self._retry(lambda: self._remote(dataset, asset, POINTER).write_text(pointer))
+            else:
+                write_text_atomic(folder / POINTER, pointer)
+                _flush_folder(folder)
+        except BaseException:
+            shutil.rmtree(final, ignore_errors=True)
+            raise
+        self._sweep(dataset, asset)
+        return final
+
+    def resume_folder(self, dataset: str, asset: str, key: str) -> Path:
+        """Where unfinished work with these exact inputs keeps its checkpoints; others are swept."""
+        parent = self.folder(dataset, asset) / ".resume"
+        if parent.is_dir():
+            for other in parent.iterdir():
+                if other.name != key:
+                    shutil.rmtree(other, ignore_errors=True)
+        path = parent / key
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def forget_resume(self, dataset: str, asset: str) -> None:
+        """Drop the checkpoints: the work is done."""
+        shutil.rmtree(self.folder(dataset, asset) / ".resume", ignore_errors=True)
+
+    def remove(self, dataset: str) -> None:
+        """Delete every artifact of a dataset, here and at the root."""
+        shutil.rmtree(self.local / dataset, ignore_errors=True)
+        if self.is_remote:
+            target = self._remote(dataset)
+            with contextlib.suppress(FileNotFoundError):
+                self._retry(lambda: target.fs.rm(target.path, recursive=True))
+
+    def _sweep(self, dataset: str, asset: str) -> None:
+        """Remove what no pointer names: staging of dead runs, versions replaced or never finished.
+
+        The caller holds the lock, so nothing here belongs to a live run of this host.
+        """
+        named = {POINTER, *self.versions(dataset, asset)}
+        for entry in self.folder(dataset, asset).iterdir():
+            if entry.name.startswith(".download-"):  # readers do not hold the lock
+                stray = not psutil.pid_exists(int(entry.name.split("-")[1]))
+            else:
+                stray = entry.name.startswith((".partial-", "." + POINTER))
+            if entry.is_dir():
+                if stray or (not entry.name.startswith(".") and entry.name not in named):
+                    shutil.rmtree(entry, ignore_errors=True)
+            elif stray:
+                entry.unlink(missing_ok=True)
+        if self.is_remote:
+            self._sweep_remote(dataset, asset, named)
+
+    # --- remote --------------------------------------------------------------------------------
+
+    def _remote(self, *parts: str) -> UPath:
+        from upath import UPath
+
+        return UPath(self.root).joinpath(*parts)
+
+    def _retry(self, action: Callable[[], T]) -> T:
+        """Call `action`, again after a pause when storage stumbles; `TransientError` in the end."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return action()
+            except FileNotFoundError:
+                raise
+            except PermissionError as error:
+                raise UserError(
+                    f"The storage {self.root} refuses access ({error}); check its credentials."
+                ) from None
+            except (OSError, TimeoutError) as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                if attempt == ATTEMPTS - 1:
+                    raise TransientError(
+                        f"The storage {self.root} does not answer ({error}); try again later."
+                    ) from error
+                time.sleep(0.3 * 3**attempt)
+        raise AssertionError("unreachable")
+
+    def _remote_text(self, *parts: str) -> str | None:
+        path = self._remote(*parts)
+
+        def read() -> str:
+            path.fs.invalidate_cache()
+            return path.fs.cat_file(path.path).decode("utf-8")
+
+        try:
+            return self._retry(read)
+        except FileNotFoundError:
+            return None
+
+    def _upload(self, staged: Path, dataset: str, asset: str, version: str) -> None:
+        """Upload a folder, its manifest last; a marker tells other hosts that it is on its way."""
+        target = self._remote(dataset, asset, version)
+        mark = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()})
+        self._retry(lambda: target.fs.makedirs(target.path, exist_ok=True))
+        self._retry(lambda: (target / UPLOADING).write_text(mark))
+        names = sorted(
+            (p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file()),
+            key=lambda name: (name == MANIFEST, name),
+        )
+        for name in names:
+            place = target / name
+
+            def put(place: UPath = place, name: str = name) -> None:
+                place.fs.makedirs(place.parent.path, exist_ok=True)
+                place.fs.put_file(str(staged / name), place.path)
+
+            self._retry(put)
+        self._retry(lambda: target.fs.rm_file((target / UPLOADING).path))
+
+    def _download(self, dataset: str, asset: str, version: str, near: Path) -> None:
+        """Bring a version near, whole or not at all, its files checked by size."""
+        source = self._remote(dataset, asset, version)
+        text = self._remote_text(dataset, asset, version, MANIFEST)
+        if text is None:
+            raise UserError(f"{source} holds no {MANIFEST}; run {asset} of {dataset} again.")
+        manifest = parse_manifest(text, str(source))
+        # its own prefix: `_sweep` of a run on this asset must not take it while we download
+        arriving = near.with_name(f".download-{os.getpid()}-{version}")
+        try:
+            for entry in manifest.files:
+                place = arriving / entry.path
+                place.parent.mkdir(parents=True, exist_ok=True)
+
+                def get(place: Path = place, name: str = entry.path) -> None:
+                    source.fs.get_file((source / name).path, str(place))
+
+                self._retry(get)
+                if place.stat().st_size != entry.bytes:
+                    raise TransientError(f"{source / entry.path} arrived incomplete; try again.")
+            arriving.mkdir(parents=True, exist_ok=True)
+            (arriving / MANIFEST).write_text(text, encoding="utf-8")
+            with contextlib.suppress(OSError):  # another process may have brought it meanwhile
+                arriving.rename(near)
+        finally:
+            shutil.rmtree(arriving, ignore_errors=True)
+        if not (near / MANIFEST).is_file():
+            raise TransientError(f"{source} could not be placed in {near}; try again.")
+
+    def _sweep_remote(self, dataset: str, asset: str, named: set[str]) -> None:
+        folder = self._remote(dataset, asset)
+
+        def listing() -> list[dict[str, Any]]:
+            folder.fs.invalidate_cache()
+            return folder.fs.ls(folder.path, detail=True)
+
+        try:
+            entries = self._retry(listing)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            name = entry["name"].rstrip("/").rpartition("/")[2]
+            if entry["type"] == "directory" and name not in named:
+                if self._is_live_upload(self._remote_text(dataset, asset, name, UPLOADING)):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    self._retry(partial(folder.fs.rm, entry["name"], recursive=True))
+
+    def _is_live_upload(self, mark: str | None) -> bool:
+        """Ours are dead (we hold the lock); another host's count as live for a day."""
+        try:
+            found = json.loads(mark or "")
+            young = time.time() - float(found["time"]) < FOREIGN_UPLOAD_SEC
+            return young and found["host"] != socket.gethostname()
+        except (ValueError, KeyError, TypeError):
+            return False
+
+
+@contextlib.contextmanager
+def disk_full_is_a_sentence(folder: Path) -> Iterator[None]:
+    """Turn "no space left" from whatever library into a `UserError` that says where and what."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not is_disk_full(error):
+            raise
+        raise UserError(
+            f"The disk that holds {folder} is full; free some space and run again "
+            "(nothing was half-written, earlier results are untouched)."
+        ) from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """True for ENOSPC and EDQUOT, also where a library passed them on as text only."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    text = str(error).lower()
+    return any(hint in text for hint in ("no space left", "disk is full", "disk quota exceeded"))
+
+
+def _flush(folder: Path) -> None:
+    """Force a tree to disk, so that after a power cut the pointer never names lost files."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system lets a folder be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
