@@ -14,6 +14,7 @@ from splat_assets.progress import Progress, silent
 FOCAL_35MM = 28  # of the photos' EXIF; 35 mm film has a diagonal of 43.27 mm
 _DIAGONAL_35MM = float(np.hypot(36.0, 24.0))
 _SENSOR_DIAGONAL_MM = 7.7
+_WIDEST_STEP = np.deg2rad(15.0)  # between neighbours: photos that share most of what they show
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def make_capture(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Capture:
-    """Photograph the demo scene from an orbit; equal arguments give equal photos.
+    """Photograph the demo scene from all around; equal arguments give equal photos.
 
     Writes `folder/photos/IMG_0001.jpg …` (JPEG quality 95 with the EXIF focal length) and, last,
     `folder/truth.json` with the exact cameras.
@@ -60,11 +61,15 @@ def make_capture(
 
 
 def _plan(scene: Scene, num_images: int, width: int, height: int, seed: int) -> Truth:
-    """Cameras once around the scene, up and down, nearer and farther, as a hand would hold them."""
+    """Cameras around the scene, up and down, nearer and farther, as a hand would hold them.
+
+    Few photos cover an arc only, so that neighbours always overlap enough to be matched.
+    """
     rng = np.random.default_rng([seed, 1])
     focal = FOCAL_35MM / _DIAGONAL_35MM * float(np.hypot(width, height))
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    turn = 2 * np.pi * (np.arange(num_images) + rng.uniform(-0.15, 0.15, num_images)) / num_images
+    step = min(_WIDEST_STEP, 2 * np.pi / num_images)
+    turn = step * (np.arange(num_images) + rng.uniform(-0.15, 0.15, num_images))
     distance = 3.6 + 0.4 * np.sin(2 * turn) + rng.uniform(-0.1, 0.1, num_images)
     rise = 1.5 + 0.6 * np.sin(3 * turn) + rng.uniform(-0.1, 0.1, num_images)
     eyes = np.stack([distance * np.cos(turn), distance * np.sin(turn), rise], axis=1)
