@@ -1,0 +1,1 @@
+"""The CPU backend: numba kernels behind one `torch.autograd.Function`."""
