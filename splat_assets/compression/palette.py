@@ -1,0 +1,165 @@
+"""The palette of view-dependent colour: spherical-harmonic vectors shared between Gaussians.
+
+Seeded k-means whose distances are one matrix product, grown by splitting the clusters that hold
+most error (Linde, Buzo and Gray, 1980), so that every size on the way is a candidate: the smallest
+that meets a quality target is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_ENTRIES = 65536
+_BLOCK_BYTES = 8 << 20  # of a distance block: stays near the cache
+_ROUNDS = 4  # Lloyd rounds after each growth
+_FINAL_ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class Palette:
+    """K vectors and who uses which."""
+
+    vectors: np.ndarray  # [K, D] float32, sorted along the first principal axis
+    labels: np.ndarray  # [N] int64
+    mse: float  # weighted mean over Gaussians of the squared distance to the vector used
+    is_exact: bool
+
+
+def build_palette(
+    points: np.ndarray,
+    weights: np.ndarray,
+    *,
+    size: int | None,
+    max_mse: float,
+    seed: int,
+    report: Callable[[float], None] = lambda fraction: None,
+) -> Palette:
+    """Cluster `points` [N, D] float32.
+
+    Args:
+        weights: [N] non-negative importance of each point.
+        size: number of entries, or None to search from N / 32 for the smallest that reaches
+            `max_mse` (weighted mean squared distance).
+        seed: of everything random; equal input gives an equal palette.
+        report: called with the fraction done.
+    """
+    unique, inverse = np.unique(points, axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    mass: np.ndarray = np.bincount(inverse, weights, len(unique))
+    if not mass.any():
+        mass = np.ones(len(unique))
+    start = size if size is not None else _round_up(len(points) / 32)
+    if len(unique) <= min(start, MAX_ENTRIES):
+        return _sorted_palette(unique, inverse, 0.0, True)
+    mass = mass / mass.sum()
+    limit = min(MAX_ENTRIES, size or _round_up(len(points)))
+    rng = np.random.default_rng(seed)
+    # a start a quarter of the first candidate costs little and lets splitting place the rest
+    k = max(min(64, start), start // 4)
+    centers = unique[rng.choice(len(unique), k, replace=False, p=_flattened(mass))].copy()
+    centers, labels, errors = _lloyd(unique, mass, centers, _ROUNDS)
+    while True:
+        mse = float(mass @ errors)
+        report(min(0.9, k / limit))
+        if k >= limit or (size is None and k >= start and mse <= max_mse):
+            break
+        target = min(limit, max(start, 2 * k) if k < start else 2 * k)
+        if len(unique) <= target and size is None:
+            return _sorted_palette(unique, inverse, 0.0, True)
+        centers = _grow(unique, mass, centers, labels, errors, target, rng)
+        k = len(centers)
+        centers, labels, errors = _lloyd(unique, mass, centers, _ROUNDS)
+    centers, labels, errors = _lloyd(unique, mass, centers, _FINAL_ROUNDS)
+    return _sorted_palette(centers, labels[inverse], float(mass @ errors), False)
+
+
+def nearest(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the nearest centre [N] and the squared distance to it [N]."""
+    n, k = len(points), len(centers)
+    rows = max(1, _BLOCK_BYTES // (4 * k))
+    half = 0.5 * np.einsum("kd,kd->k", centers, centers)
+    transposed = np.ascontiguousarray(centers.T)
+    labels = np.empty(n, np.int64)
+    for first in range(0, n, rows):
+        block = points[first : first + rows]
+        score = block @ transposed
+        score -= half
+        labels[first : first + rows] = score.argmax(axis=1)
+    return labels, ((points - centers[labels]) ** 2).sum(axis=1)
+
+
+def _lloyd(
+    points: np.ndarray, mass: np.ndarray, centers: np.ndarray, rounds: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Some rounds of weighted k-means; a cluster left empty moves to the worst point."""
+    labels, errors = nearest(points, centers)
+    for _ in range(rounds):
+        centers = _means(points, mass, labels, centers)
+        empty = np.flatnonzero(np.bincount(labels, minlength=len(centers)) == 0)
+        if len(empty):
+            worst = np.argsort(-(mass * errors), kind="stable")[: len(empty)]
+            centers[empty[: len(worst)]] = points[worst]
+        labels, errors = nearest(points, centers)
+    return centers, labels, errors
+
+
+def _means(
+    points: np.ndarray, mass: np.ndarray, labels: np.ndarray, centers: np.ndarray
+) -> np.ndarray:
+    """Weighted mean of each cluster, the old centre where a cluster has no weight."""
+    from scipy.sparse import csr_matrix
+
+    k = len(centers)
+    owner = csr_matrix((mass, labels, np.arange(len(labels) + 1)), shape=(len(labels), k))
+    sums = owner.T @ points.astype(np.float64)
+    total = np.bincount(labels, mass, k)
+    means = sums / np.maximum(total, 1e-300)[:, None]
+    return np.where(total[:, None] > 0, means, centers).astype(np.float32)
+
+
+def _grow(
+    points: np.ndarray,
+    mass: np.ndarray,
+    centers: np.ndarray,
+    labels: np.ndarray,
+    errors: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """`size` centres: the old ones and points drawn where the error is."""
+    needed = size - len(centers)
+    cost = mass * errors
+    candidates = np.flatnonzero(errors > 0)
+    if len(candidates) <= needed:
+        return np.concatenate([centers, points[candidates]])
+    share = cost[candidates]
+    share = _flattened(share) if np.count_nonzero(share) >= needed else None
+    chosen = rng.choice(candidates, needed, replace=False, p=share)
+    return np.concatenate([centers, points[chosen]])
+
+
+def _flattened(weights: np.ndarray) -> np.ndarray:
+    """Probabilities from weights, none of them zero."""
+    p = weights / weights.sum()
+    p = 0.9 * p + 0.1 / len(p)
+    return p / p.sum()
+
+
+def _round_up(size: float) -> int:
+    return max(64, min(MAX_ENTRIES, int(np.ceil(size / 64)) * 64))
+
+
+def _sorted_palette(vectors: np.ndarray, labels: np.ndarray, mse: float, is_exact: bool) -> Palette:
+    """Drop unused entries and number the others along their first principal axis."""
+    used, labels = np.unique(labels, return_inverse=True)
+    vectors = vectors[used]
+    centered = vectors.astype(np.float64) - vectors.mean(axis=0)
+    axis = np.linalg.eigh(centered.T @ centered)[1][:, -1]
+    axis = axis if axis[np.abs(axis).argmax()] > 0 else -axis  # the sign is arbitrary: fix it
+    order = np.argsort(centered @ axis, kind="stable")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return Palette(vectors[order], rank[labels.reshape(-1)], mse, is_exact)

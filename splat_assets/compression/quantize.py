@@ -1,0 +1,192 @@
+"""From floats to the bytes of SOG v2, and back: positions, rotations, and scalar codebooks.
+
+Everything is rounded to the nearest value a decoder can see. An ellipsoid has 24 equivalent pairs
+of rotation and axis order; `canonical_rotations` picks the pair nearest to the identity, which
+halves the range of what has to be stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations, product
+
+import numpy as np
+
+from splat_assets.gaussians.transform import multiply_quats, quat_to_matrix
+
+LEVELS = 256
+_LLOYD_ROUNDS = 30
+_HISTOGRAM_BINS = 4096
+
+
+def signed_log(x: np.ndarray) -> np.ndarray:
+    """sign(x) ln(1 + |x|), the domain in which SOG stores positions; float64."""
+    x = x.astype(np.float64)
+    return np.sign(x) * np.log1p(np.abs(x))
+
+
+def signed_exp(n: np.ndarray) -> np.ndarray:
+    """The inverse of `signed_log`."""
+    return np.sign(n) * np.expm1(np.abs(n))
+
+
+@dataclass(frozen=True)
+class QuantizedMeans:
+    values: np.ndarray  # [N, 3] uint16
+    mins: np.ndarray  # [3] float64, of the signed logs
+    maxs: np.ndarray  # [3] float64
+
+
+def quantize_means(means: np.ndarray) -> QuantizedMeans:
+    """Positions [N, 3] on 65536 levels per axis of their signed logarithm."""
+    logs = signed_log(means)
+    mins, maxs = logs.min(axis=0), logs.max(axis=0)
+    span = np.where(maxs > mins, maxs - mins, 1.0)
+    return QuantizedMeans(np.rint((logs - mins) / span * 65535).astype(np.uint16), mins, maxs)
+
+
+def dequantize_means(values: np.ndarray, mins: np.ndarray, maxs: np.ndarray) -> np.ndarray:
+    """[N, 3] float32 positions."""
+    span = np.where(maxs > mins, maxs - mins, 1.0)
+    return signed_exp(mins + span * (values.astype(np.float64) / 65535)).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _octahedral_group() -> tuple[np.ndarray, np.ndarray]:
+    """The 24 rotations of the cube: quaternions [24, 4], and the axis each axis takes [24, 3]."""
+    half = np.sqrt(0.5)
+    quats = [tuple(row) for row in np.eye(4)]
+    quats += [
+        (half, sign * half * x, sign * half * y, sign * half * z)
+        for x, y, z in np.eye(3)
+        for sign in (1, -1)
+    ]
+    quats += [
+        tuple(half if i == a else sign * half if i == b else 0.0 for i in range(4))
+        for a, b in ((1, 2), (1, 3), (2, 3))
+        for sign in (1, -1)
+    ]
+    quats += [(0.5, *(0.5 * s for s in signs)) for signs in product((1, -1), repeat=3)]
+    group = np.array(quats, np.float64)
+    source = np.abs(quat_to_matrix(group)).argmax(axis=1)  # row that holds the 1 of each column
+    assert len(group) == 24 and {tuple(s) for s in source} == set(permutations(range(3)))
+    return group, source
+
+
+def canonical_rotations(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same ellipsoids with the axes reordered so that each rotation is as small as can be.
+
+    Args:
+        quats: [N, 4] w, x, y, z, any length > 0.
+        scales: [N, 3].
+
+    Returns:
+        Unit quaternions [N, 4] float64 whose w is positive and the largest component, and [N, 3].
+    """
+    group, source = _octahedral_group()
+    q = quats.astype(np.float64)
+    q /= np.linalg.norm(q, axis=1, keepdims=True)
+    # w of q ⊗ g is the dot product of q with the conjugate of g
+    conjugate = group * (1, -1, -1, -1)
+    best = np.abs(q @ conjugate.T).round(12).argmax(axis=1)  # rounded: ties go to the first
+    turned = multiply_quats(q, group[best])
+    turned = np.where(turned[:, :1] < 0, -turned, turned)
+    return turned, np.take_along_axis(scales, source[best], axis=1)
+
+
+def pack_quats(quats: np.ndarray) -> np.ndarray:
+    """[N, 4] uint8 "smallest three" of unit quaternions: three components, then 252 + the largest's
+    index in (w, x, y, z)."""
+    largest = np.abs(quats).argmax(axis=1)
+    sign = np.where(np.take_along_axis(quats, largest[:, None], axis=1) < 0, -1.0, 1.0)
+    others = _OTHERS[largest]
+    small = np.take_along_axis(quats, others, axis=1) * sign
+    out = np.empty((len(quats), 4), np.uint8)
+    out[:, :3] = np.clip(np.rint((small * np.sqrt(0.5) + 0.5) * 255), 0, 255)
+    out[:, 3] = 252 + largest
+    return out
+
+
+def unpack_quats(packed: np.ndarray) -> np.ndarray:
+    """[N, 4] float32 unit quaternions; an unknown index byte gives the identity, as elsewhere."""
+    small = (packed[:, :3].astype(np.float64) / 255 - 0.5) * np.sqrt(2)
+    known = packed[:, 3] >= 252
+    largest = np.where(known, packed[:, 3].astype(np.int64) - 252, 0)
+    quats = np.empty((len(packed), 4))
+    np.put_along_axis(quats, _OTHERS[largest], small, axis=1)
+    rest = np.sqrt(np.maximum(0.0, 1 - (small**2).sum(axis=1)))
+    np.put_along_axis(quats, largest[:, None], rest[:, None], axis=1)
+    quats[~known] = (1, 0, 0, 0)
+    return quats.astype(np.float32)
+
+
+_OTHERS = np.array([[j for j in range(4) if j != i] for i in range(4)])
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """256 ascending values for one property, and which way they were found."""
+
+    values: np.ndarray  # [256] float32, ascending
+    kind: str  # "exact", "uniform" or "lloyd"
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """uint8 index of the nearest value, any shape."""
+        middles = (self.values[1:].astype(np.float64) + self.values[:-1]) / 2
+        return np.searchsorted(middles, x.ravel()).reshape(x.shape).astype(np.uint8)
+
+    def decode(self, index: np.ndarray) -> np.ndarray:
+        return self.values[index]
+
+
+def fit_codebook(x: np.ndarray, weights: np.ndarray) -> Codebook:
+    """The best of three codebooks for the numbers `x`: their own values when 256 are enough, else
+    even steps or a Lloyd-Max quantiser, whichever has the smaller weighted squared error.
+
+    Args:
+        x: any shape, finite.
+        weights: non-negative, broadcastable to `x`.
+    """
+    flat = x.ravel().astype(np.float32)
+    unique = np.unique(flat)
+    if len(unique) <= LEVELS:
+        # unused entries: a number that is short in JSON and above every value
+        padded = np.concatenate([unique, np.full(LEVELS - len(unique), np.ceil(unique[-1]))])
+        return Codebook(padded.astype(np.float32), "exact")
+    w = np.broadcast_to(weights, x.shape).ravel().astype(np.float64)
+    if not w.any():
+        w = np.ones_like(w)
+    uniform = np.linspace(unique[0], unique[-1], LEVELS)
+    decimals = int(np.ceil(-np.log10((unique[-1] - unique[0]) / LEVELS / 50)))
+    # both are judged, and the second is found, on a fine histogram: its cost is one pass
+    counts, edges = np.histogram(flat, _HISTOGRAM_BINS, weights=w)
+    sums, _ = np.histogram(flat, edges, weights=w * flat)
+    filled = counts > 0
+    counts, centers = counts[filled], sums[filled] / counts[filled]
+    candidates = [
+        Codebook(_short(uniform, decimals), "uniform"),
+        Codebook(_short(_lloyd(centers, counts), decimals), "lloyd"),
+    ]
+    errors = [float((w * (c.decode(c.encode(flat)) - flat) ** 2).sum()) for c in candidates]
+    # even steps make smaller files, so the other has to be clearly better
+    return candidates[1] if errors[1] < 0.7 * errors[0] else candidates[0]
+
+
+def _short(levels: np.ndarray, decimals: int) -> np.ndarray:
+    """Rounded far below a step, for a shorter meta.json; still ascending."""
+    return np.round(levels, decimals).astype(np.float32)
+
+
+def _lloyd(centers: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Lloyd-Max levels for weighted points; starts at the density that is best for many levels."""
+    density = np.cumsum((counts / counts.sum()) ** (1 / 3))
+    density = np.concatenate([[0.0], density]) / density[-1]
+    edges = np.concatenate([centers[:1], (centers[1:] + centers[:-1]) / 2, centers[-1:]])
+    levels = np.interp((np.arange(LEVELS) + 0.5) / LEVELS, density, edges)
+    for _ in range(_LLOYD_ROUNDS):
+        owner = np.searchsorted((levels[1:] + levels[:-1]) / 2, centers)
+        mass = np.bincount(owner, counts, LEVELS)
+        mean = np.bincount(owner, counts * centers, LEVELS) / np.maximum(mass, 1e-300)
+        levels = np.sort(np.where(mass > 0, mean, levels))
+    return levels

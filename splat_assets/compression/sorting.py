@@ -1,0 +1,138 @@
+"""The order in which Gaussians are laid into SOG images: neighbours in space become neighbours in
+the picture, which is what its lossless predictor feeds on.
+
+`hilbert` and `morton` follow a space-filling curve over the quantised positions; `plas` is the
+parallel linear assignment sorting of Morgenstern et al. (ECCV 2024) from its authors' package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Order = Literal["hilbert", "morton", "plas", "none"]
+POSITION_BITS = 16
+
+
+@dataclass(frozen=True)
+class Sorting:
+    """A permutation and how it was come by."""
+
+    permutation: np.ndarray  # [N] int64; output position i holds input permutation[i]
+    order: Order  # the one used
+    seconds: float
+    note: str = ""  # why it is not the one asked for
+
+    @property
+    def per_second(self) -> float:
+        return len(self.permutation) / max(self.seconds, 1e-9)
+
+
+def sort_gaussians(
+    order: Order, positions: np.ndarray, features: Callable[[], np.ndarray], seed: int = 0
+) -> Sorting:
+    """Order Gaussians for coding.
+
+    Args:
+        order: the order wanted. `plas` falls back to `hilbert`, and says so in `note`, when its
+            package is missing or fails.
+        positions: [N, 3] unsigned integers below 2**16, the quantised positions.
+        features: gives [N, C] float32 for `plas`; only called when needed.
+        seed: of `plas`, which starts from a random arrangement.
+    """
+    began = time.perf_counter()
+    used, note = order, ""
+    permutation = None
+    if order == "plas":
+        try:
+            permutation = _plas_order(features(), seed)
+        except Exception as error:  # a third-party sorter must not cost the result
+            used, note = "hilbert", f"hilbert instead of plas: {error}"
+    if permutation is None:
+        if used == "none":
+            permutation = np.arange(len(positions))
+        else:
+            key = hilbert_key(positions) if used == "hilbert" else morton_key(positions)
+            permutation = np.argsort(key, kind="stable")
+    return Sorting(permutation, used, time.perf_counter() - began, note)
+
+
+def morton_key(positions: np.ndarray) -> np.ndarray:
+    """[N] uint64: the bits of three 16-bit coordinates [N, 3] interleaved, x in the lowest."""
+    key = np.zeros(len(positions), np.uint64)
+    for axis in range(3):
+        key |= _spread(positions[:, axis].astype(np.uint64)) << np.uint64(axis)
+    return key
+
+
+def hilbert_key(positions: np.ndarray) -> np.ndarray:
+    """[N] uint64: the index along a 3-D Hilbert curve of 16-bit coordinates [N, 3].
+
+    Skilling, "Programming the Hilbert curve" (AIP Conf. Proc. 707, 2004), on whole arrays.
+    """
+    x = [positions[:, axis].astype(np.uint32) for axis in range(3)]
+    # from the highest bit down, undo what the curve turned and mirrored above it
+    for level in range(POSITION_BITS - 1, 0, -1):
+        bit, below = np.uint32(1 << level), np.uint32((1 << level) - 1)
+        for axis in range(3):
+            is_set = (x[axis] & bit) != 0
+            swapped = np.where(is_set, np.uint32(0), (x[0] ^ x[axis]) & below)
+            x[0] = x[0] ^ np.where(is_set, below, swapped)
+            x[axis] = x[axis] ^ swapped
+    # Gray decoding across the axes
+    x[1] = x[1] ^ x[0]
+    x[2] = x[2] ^ x[1]
+    flip = np.zeros_like(x[0])
+    for level in range(POSITION_BITS - 1, 0, -1):
+        bit = np.uint32(1 << level)
+        flip = np.where((x[2] & bit) != 0, flip ^ (bit - np.uint32(1)), flip)
+    key = np.zeros(len(positions), np.uint64)
+    for axis in range(3):
+        key |= _spread((x[axis] ^ flip).astype(np.uint64)) << np.uint64(2 - axis)
+    return key
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Put two zero bits after each of the lowest 16 bits."""
+    masks = ((16, 0xFF0000FF), (8, 0xF00F00F00F), (4, 0xC30C30C30C3), (2, 0x249249249249))
+    for shift, mask in masks:
+        values = (values | (values << np.uint64(shift))) & np.uint64(mask)
+    return values
+
+
+def plas_problem() -> str | None:
+    """Why the `plas` package cannot be used here, or None."""
+    if importlib.util.find_spec("plas") is None:
+        return "the package plas is not installed (pip install --group plas)"
+    return None
+
+
+def _plas_order(features: np.ndarray, seed: int) -> np.ndarray:
+    """The permutation found by the `plas` package, which sorts full squares only.
+
+    The square is filled up with copies of the last Gaussian; where those end up is dropped again.
+    """
+    problem = plas_problem()
+    if problem:
+        raise RuntimeError(problem)
+    import plas
+    import torch
+
+    n, channels = features.shape
+    side = int(np.ceil(np.sqrt(n)))
+    spread = features.std(axis=0)
+    scaled = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    grid = np.empty((side * side, channels), np.float32)
+    grid[:n], grid[n:] = scaled, scaled[-1]
+    generator = np.random.default_rng(seed)
+    shuffle = generator.permutation(side * side)
+    torch.manual_seed(seed)
+    tensor = torch.from_numpy(grid[shuffle]).reshape(side, side, channels).permute(2, 0, 1)
+    _, indices = plas.sort_with_plas(tensor.contiguous(), improvement_break=1e-4)
+    permutation = shuffle[indices.reshape(-1).cpu().numpy()]
+    return permutation[permutation < n]
