@@ -64,6 +64,8 @@ def run_isolated(
         command = [sys.executable, "-m", "splat_assets.isolation"]
         command += [str(call), str(answer), str(write_fd), str(os.getpid())]
         with contextlib.ExitStack() as stack:
+            if log is not None:
+                log.parent.mkdir(parents=True, exist_ok=True)
             output = stack.enter_context(log.open("ab")) if log else None
             child = subprocess.Popen(
                 command,

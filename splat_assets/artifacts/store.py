@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 POINTER = "current"
 KEPT_VERSIONS = 2
 UPLOADING = ".uploading"
+KEPT_RUN_FILES = 10
 FOREIGN_UPLOAD_SEC = 24 * 3600  # another host's unfinished upload is left alone for this long
 ATTEMPTS = 4
 T = TypeVar("T")
@@ -57,6 +58,7 @@ class ArtifactStore:
         <dataset>/<asset>/<version>/         a published artifact, with `manifest.json`
         <dataset>/<asset>/.partial-<run>/    local only: being written
         <dataset>/<asset>/.resume/<key>/     local only: checkpoints of unfinished work
+        <dataset>/<asset>/.runs/<run>.…      local only: progress and logs of the last runs
         <dataset>/<asset>/.lock              local only: held by the one run that works here
     """
 
@@ -117,6 +119,10 @@ class ArtifactStore:
             with disk_full_is_a_sentence(self.local):
                 self._download(dataset, asset, versions[0], near)
         return near
+
+    def run_file(self, dataset: str, asset: str, run_id: str, suffix: str) -> Path:
+        """Where a run keeps its log or progress beside the artifact; the oldest are swept."""
+        return self.folder(dataset, asset) / ".runs" / f"{run_id}{suffix}"
 
     def bytes_used(self, dataset: str) -> int:
         """Local bytes of a dataset: all versions, caches and unfinished work."""
@@ -219,6 +225,9 @@ class ArtifactStore:
                     shutil.rmtree(entry, ignore_errors=True)
             elif stray:
                 entry.unlink(missing_ok=True)
+        runs = [p for p in (self.folder(dataset, asset) / ".runs").glob("*") if p.is_file()]
+        for old in sorted(runs, key=lambda p: p.stat().st_mtime, reverse=True)[KEPT_RUN_FILES:]:
+            old.unlink(missing_ok=True)
         if self.is_remote:
             self._sweep_remote(dataset, asset, named)
 

@@ -1,0 +1,68 @@
+"""Everything there is in the graph, in one visible place."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from splat_assets.defs.camera_poses import camera_poses
+from splat_assets.defs.compressed_splat import compressed_splat
+from splat_assets.defs.frames import frames
+from splat_assets.defs.jobs import add_dataset, recompress, reconstruct
+from splat_assets.defs.raw_dataset import raw_dataset
+from splat_assets.defs.resources import ComputeResource, RegistryResource, StoreResource
+from splat_assets.defs.runner import RETRY_SEC, StageRunner
+from splat_assets.defs.sensors import launch_added, registry_partitions
+from splat_assets.defs.trained_splat import trained_splat
+
+# A forked step starts in 1 s, a spawned one in 3; a chain has one step ready at a time anyway.
+EXECUTOR = dg.multiprocess_executor.configured(
+    {
+        "max_concurrent": 2,
+        "start_method": {"forkserver": {"preload_modules": ["splat_assets.definitions"]}}
+        if sys.platform != "win32"
+        else {"spawn": {}},
+    }
+)
+
+
+def build_defs(
+    *,
+    resources: Mapping[str, Any] | None = None,
+    functions: Mapping[str, str] | None = None,
+    executor: dg.ExecutorDefinition = EXECUTOR,
+    retry_sec: float = RETRY_SEC,
+) -> dg.Definitions:
+    """The definitions; tests, the command line and production all call this.
+
+    Args:
+        resources: replace `store`, `registry` or `compute`.
+        functions: replace library functions by asset, as "module:function".
+        retry_sec: pause before a fetch that met network trouble is tried again.
+    """
+    shared: dict[str, Any] = {
+        "store": StoreResource(),
+        "registry": RegistryResource(),
+        "compute": ComputeResource(),
+        **(resources or {}),
+    }
+    return dg.Definitions(
+        assets=[raw_dataset, frames, camera_poses, trained_splat, compressed_splat],
+        jobs=[reconstruct, recompress, add_dataset],
+        sensors=[registry_partitions, launch_added],
+        resources={
+            **shared,
+            "stages": StageRunner(
+                **{key: shared[key] for key in ("store", "registry", "compute")},
+                functions=dict(functions or {}),
+                retry_sec=retry_sec,
+            ),
+        },
+        executor=executor,
+    )
+
+
+defs = build_defs()

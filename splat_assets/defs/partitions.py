@@ -1,0 +1,13 @@
+"""The partitions: one per dataset, and the labels every asset of the graph shares."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+DATASETS = dg.DynamicPartitionsDefinition(name="dataset")
+
+OWNERS = ["team:splat-assets"]
+CAPTURE, RECONSTRUCTION, DELIVERY = "capture", "reconstruction", "delivery"  # groups
+
+# Pools, limited in dagster.yaml: training owns a device, feature matching owns the CPU.
+GPU_POOL, SFM_POOL = "gpu", "sfm"

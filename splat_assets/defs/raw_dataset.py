@@ -1,0 +1,28 @@
+"""Asset `raw_dataset`: the originals."""
+
+import dagster as dg
+
+from splat_assets.defs.metadata import materialized
+from splat_assets.defs.partitions import CAPTURE, DATASETS, OWNERS
+from splat_assets.defs.runner import StageConfig, StageRunner
+from splat_assets.stages import CODE_VERSIONS
+
+
+@dg.asset(
+    partitions_def=DATASETS,
+    group_name=CAPTURE,
+    kinds={"huggingface", "file"},
+    owners=OWNERS,
+    tags={"splat/device": "network"},
+    code_version=CODE_VERSIONS["raw_dataset"],
+)
+def raw_dataset(
+    context: dg.AssetExecutionContext, config: StageConfig, stages: StageRunner
+) -> dg.MaterializeResult:
+    """The originals of the dataset, untouched, with the hash of every file.
+
+    Fetched from where the dataset's registry file says: a folder, an archive, a video, a Hugging
+    Face dataset, a posed capture or a finished splat. Files that are already here and unchanged
+    are not fetched again. Network trouble is retried; a damaged or missing source is not.
+    """
+    return materialized(*stages.run(context, config))
