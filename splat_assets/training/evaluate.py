@@ -1,0 +1,123 @@
+"""Rendering views during and after training, and how close they come to the photos.
+
+PSNR and SSIM are means over images, as the papers report them; masked pixels do not count.
+Pictures with alpha are compared on white, as the NeRF-synthetic tables are; others have no
+background to choose, and the renderer's is black.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splat_assets.compute import Compute
+from splat_assets.rendering.l1_ssim import ssim
+from splat_assets.rendering.rasterize import rasterize
+from splat_assets.training.dataset import Sample, TrainingSet
+
+_MAX_PSNR = 100.0  # of an exact match
+
+
+@dataclass(frozen=True)
+class ViewScore:
+    """One view's figures."""
+
+    name: str
+    psnr_db: float
+    ssim: float
+
+
+def render(
+    params: Mapping[str, Tensor],
+    sample: Sample,
+    *,
+    sh_degree: int,
+    background: Tensor,
+    compute: Compute,
+    absgrad: bool = False,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Draw the splat (parameters before activation) for a sample's camera: ([H, W, 3], info)."""
+    # without the higher bands their parameters stay out of the graph, and Adam leaves them alone
+    colors = (params["sh0"], params["shN"]) if sh_degree else params["sh0"]
+    renders, _, info = rasterize(
+        params["means"],
+        params["quats"],
+        torch.exp(params["scales"]),
+        torch.sigmoid(params["opacities"]),
+        colors,
+        sample.viewmat,
+        sample.K,
+        sample.width,
+        sample.height,
+        sh_degree=sh_degree,
+        backgrounds=background[None],
+        absgrad=absgrad,
+        backend="auto",  # by the tensors' device, which `compute` chose
+    )
+    return renders[0], info
+
+
+@torch.no_grad()
+def score_views(
+    params: Mapping[str, Tensor],
+    data: TrainingSet,
+    indices: list[int],
+    *,
+    sh_degree: int,
+    compute: Compute,
+) -> list[ViewScore]:
+    """PSNR and SSIM of the views `indices`, at training resolution."""
+    return [
+        score_view(*pair[:2], data.views[index].name, pair[2])
+        for index, pair in (
+            (index, render_pair(params, data, index, sh_degree=sh_degree, compute=compute))
+            for index in indices
+        )
+    ]
+
+
+@torch.no_grad()
+def render_pair(
+    params: Mapping[str, Tensor],
+    data: TrainingSet,
+    index: int,
+    *,
+    sh_degree: int,
+    compute: Compute,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Render, photo [H, W, 3] in 0..1 and mask [H, W] or None of one view."""
+    background = evaluation_background(data, compute.device)
+    sample = data.sample(index, background=background, device=compute.device)
+    image, _ = render(params, sample, sh_degree=sh_degree, background=background, compute=compute)
+    return image.clamp(0.0, 1.0), sample.image, sample.mask
+
+
+def score_view(image: Tensor, photo: Tensor, name: str, mask: Tensor | None) -> ViewScore:
+    """The figures of one render against its photo."""
+    return ViewScore(name, psnr(image, photo, mask), float(ssim(image, photo, mask=mask)))
+
+
+def psnr(image: Tensor, photo: Tensor, mask: Tensor | None = None) -> float:
+    """Peak signal-to-noise ratio in dB, peak 1, over the pixels that count; at most 100."""
+    squared = (image.double() - photo.double()).square()
+    if mask is None:
+        error = squared.mean()
+    else:
+        error = (squared * mask[..., None]).sum() / (3 * mask.sum()).clamp(min=1)
+    return min(_MAX_PSNR, -10.0 * math.log10(max(float(error), 1e-10)))
+
+
+def mean_scores(scores: list[ViewScore]) -> tuple[float, float]:
+    """Means over images of PSNR and SSIM."""
+    count = len(scores)
+    return sum(s.psnr_db for s in scores) / count, sum(s.ssim for s in scores) / count
+
+
+def evaluation_background(data: TrainingSet, device: str) -> Tensor:
+    """[3] white where pictures have alpha, black otherwise."""
+    return torch.full((3,), 1.0 if data.has_alpha else 0.0, device=device)

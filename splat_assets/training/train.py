@@ -1,0 +1,254 @@
+"""`train_splat`: from camera poses to a trained splat, the stage `trained_splat`.
+
+It puts the parts together (views, initial Gaussians, schedule, strategy, trainer), resumes from a
+checkpoint where one fits, and writes the artifact. A source that is already a splat is passed on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from splat_assets.artifacts.manifest import build_manifest, write_manifest
+from splat_assets.compute import Compute
+from splat_assets.datasets.options import TrainOptions
+from splat_assets.gaussians.cleanup import clean
+from splat_assets.gaussians.ply import read_ply, write_ply
+from splat_assets.gaussians.splat_model import SplatModel
+from splat_assets.poses.pose_model import PoseModel
+from splat_assets.progress import Progress
+from splat_assets.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from splat_assets.training.dataset import TrainingSet, load_training_set
+from splat_assets.training.gradient import GradientStrategy
+from splat_assets.training.initialise import initial_gaussians
+from splat_assets.training.mcmc import MCMCStrategy
+from splat_assets.training.optimizer import SplatOptimizer
+from splat_assets.training.outputs import (
+    to_gaussians,
+    write_cameras,
+    write_curve,
+    write_evaluation,
+)
+from splat_assets.training.scene import SceneFrame, frame_from_cameras, frame_from_gaussians
+from splat_assets.training.schedule import Schedule, plan
+from splat_assets.training.trainer import Strategy, Trainer
+
+_VERSIONED = ("splat.ply", "cameras.json", "eval.json", "views/")
+
+
+def train_splat(
+    poses: PoseModel,
+    out: Path,
+    *,
+    options: TrainOptions,
+    compute: Compute,
+    resume_dir: Path | None = None,
+    progress: Progress,
+) -> SplatModel:
+    """Train a splat on `poses` and write it to the empty folder `out`.
+
+    Args:
+        resume_dir: where the checkpoint lies and is written; it is left there on success, and the
+            caller deletes it (`checkpoint.delete_checkpoint`) once the artifact is published.
+
+    Raises:
+        UserError: too few cameras, unreadable images, a damaged given splat, a diverged run.
+        Cancelled: on request; the checkpoint in `resume_dir` then holds the last step.
+    """
+    given = poses.given / "splat.ply"
+    if given.is_file():
+        return _take_given(given, out, options=options, progress=progress)
+    with _threads(compute.threads):
+        data = load_training_set(poses, long_side=options.long_side, test_every=options.test_every)
+        try:
+            return _train(poses, data, out, options, compute, resume_dir, progress)
+        finally:
+            data.close()
+
+
+def _train(
+    poses: PoseModel,
+    data: TrainingSet,
+    out: Path,
+    options: TrainOptions,
+    compute: Compute,
+    resume_dir: Path | None,
+    progress: Progress,
+) -> SplatModel:
+    progress.update(0.0, f"Loading {len(data)} views")
+    points = poses.points()
+    gravity_is_z = bool(poses.summary.get("gps_aligned", False))
+    frame = frame_from_cameras(data.views, points.xyz, gravity_is_z=gravity_is_z)
+    schedule = plan(options, long_side=max(max(v.width, v.height) for v in data.views))
+    mark = fingerprint(options, poses.data_version)
+    state, reason = load_checkpoint(resume_dir, mark) if resume_dir else (None, "")
+    if reason:
+        progress.warn(reason)
+    tensors, origin = initial_gaussians(
+        data,
+        points,
+        frame,
+        budget=options.max_gaussians,
+        sh_degree=options.sh_degree,
+        init_opacity=schedule.init_opacity,
+        init_scale=schedule.init_scale,
+        seed=options.seed,
+    )
+    optimizer = SplatOptimizer(
+        {name: tensor.to(compute.device) for name, tensor in tensors.items()},
+        schedule.learning_rates(frame.extent),
+    )
+    strategy = make_strategy(schedule, options.max_gaussians, len(optimizer))
+    trainer = Trainer(
+        data, frame, schedule, optimizer, strategy, compute=compute, seed=options.seed
+    )
+    resumed_from = 0
+    if state is not None:
+        trainer.load_state_dict(state)
+        resumed_from = trainer.step
+        progress.update(0.05, f"Going on at step {resumed_from} of {schedule.steps}")
+
+    def save(state: dict[str, Any]) -> None:
+        if resume_dir:
+            save_checkpoint(resume_dir, mark, state)
+
+    trainer.run(
+        progress.span(0.02, 0.95), checkpoint_every_sec=options.checkpoint_every_sec, save=save
+    )
+    return _write(
+        trainer, out, options, origin=origin, resumed_from=resumed_from, progress=progress
+    )
+
+
+def make_strategy(schedule: Schedule, budget: int, initial: int) -> Strategy:
+    """The strategy of the schedule, its growth such that the budget is reached when it ends."""
+    if schedule.strategy == "gradient":
+        return GradientStrategy(budget)
+    growth = (max(budget, 1) / max(initial, 1)) ** (1.0 / max(schedule.refinements, 1))
+    return MCMCStrategy(budget, growth=max(growth, 1.05))
+
+
+def _write(
+    trainer: Trainer,
+    out: Path,
+    options: TrainOptions,
+    *,
+    origin: str,
+    resumed_from: int,
+    progress: Progress,
+) -> SplatModel:
+    """Splat, evaluation, curve, then the manifest."""
+    data, compute, schedule = trainer.data, trainer.compute, trainer.schedule
+    gaussians, cleaned = clean(to_gaussians(trainer.params), drop_invisible=True)
+    write_ply(out / "splat.ply", gaussians)
+    # what is scored is what was written
+    written = {
+        name: torch.from_numpy(getattr(gaussians, name)).to(compute.device)
+        for name in trainer.params
+    }
+    evaluation = write_evaluation(
+        out,
+        written,
+        data,
+        sh_degree=gaussians.sh_degree,
+        compute=compute,
+        progress=progress.span(0.95, 1.0),
+    )
+    write_cameras(out, data)
+    write_curve(out, trainer.curve)
+    summary: dict[str, Any] = {
+        "num_gaussians": len(gaussians),
+        "ply_bytes": (out / "splat.ply").stat().st_size,
+        "num_test_views": len(data.test),
+        "num_train_views": len(data.train),
+        "steps": schedule.steps,
+        "seconds": round(trainer.seconds, 2),
+        "cpu_seconds": round(trainer.cpu_seconds, 2),
+        "peak_memory_bytes": peak_memory_bytes(compute),
+        "backend": compute.backend,
+        "device": compute.device,
+        "threads": compute.threads,
+        "resumed_from_step": resumed_from,
+        "strategy": schedule.strategy,
+        "sh_degree": gaussians.sh_degree,
+        "initialised_from": origin,
+        "width": max(view.width for view in data.views),
+        "height": max(view.height for view in data.views),
+        "background": evaluation["background"],
+        "dropped": cleaned.describe(),
+        "dropped_non_finite": trainer.dropped_non_finite,
+        "warnings": trainer.warnings,
+        **trainer.frame.summary(),
+    }
+    for name in ("psnr_db", "ssim", "train_psnr_db"):
+        if name in evaluation:
+            summary[name] = evaluation[name]
+    manifest = build_manifest(
+        out,
+        SplatModel.KIND,
+        versioned=_VERSIONED,
+        summary=summary,
+        options=options.model_dump(mode="json"),
+    )
+    write_manifest(out, manifest)
+    progress.update(1.0, f"{len(gaussians)} Gaussians trained")
+    return SplatModel.open(out)
+
+
+def _take_given(given: Path, out: Path, *, options: TrainOptions, progress: Progress) -> SplatModel:
+    """The source is a splat: check it, write it in the standard layout, and say so."""
+    progress.update(0.1, "Reading the splat that was given")
+    gaussians, report = clean(read_ply(given))
+    frame: SceneFrame = frame_from_gaussians(gaussians)
+    write_ply(out / "splat.ply", gaussians)
+    if report.dropped:
+        progress.warn(report.describe())
+    summary = {
+        "num_gaussians": len(gaussians),
+        "ply_bytes": (out / "splat.ply").stat().st_size,
+        "num_test_views": 0,
+        "sh_degree": gaussians.sh_degree,
+        "dropped": report.describe(),
+        **frame.summary(),
+    }
+    manifest = build_manifest(
+        out,
+        SplatModel.KIND,
+        versioned=_VERSIONED,
+        summary=summary,
+        options=options.model_dump(mode="json"),
+        skipped="The source is already a Gaussian splat, so nothing was trained.",
+    )
+    write_manifest(out, manifest)
+    progress.update(1.0, f"{len(gaussians)} Gaussians taken as given")
+    return SplatModel.open(out)
+
+
+def peak_memory_bytes(compute: Compute) -> int:
+    """The most memory used at once: of the GPU's when training there, else of this process."""
+    if compute.device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(compute.device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use `count` CPU threads, and put its setting back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
