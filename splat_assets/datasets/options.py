@@ -6,15 +6,15 @@ graph, the CLI and plain Python all pass the resolved objects to the stage funct
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class StageOptions(BaseModel):
     """Base of the options: frozen, and an unknown name is an error rather than ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SourceOptions(StageOptions):
@@ -40,6 +40,14 @@ class FrameOptions(StageOptions):
     max_long_side: int = Field(1600, ge=64, description="pixels; larger frames are reduced")
     drop_blurred: bool = Field(True, description="drop frames much less sharp than neighbours")
     drop_duplicates: bool = Field(True, description="drop frames nearly equal to the last kept")
+
+    @model_validator(mode="after")
+    def _ranges_hold_something(self) -> Self:
+        if self.end_sec is not None and self.end_sec <= self.start_sec:
+            raise ValueError(f"end_sec {self.end_sec} is not after start_sec {self.start_sec}")
+        if self.max_frames < self.min_frames:
+            raise ValueError(f"max_frames {self.max_frames} is below min_frames {self.min_frames}")
+        return self
 
 
 class PoseOptions(StageOptions):

@@ -8,6 +8,8 @@ from pathlib import Path
 from splat_assets.artifacts.manifest import write_text_atomic
 from splat_assets.datasets.spec import DatasetSpec, check_slug, parse_spec
 from splat_assets.errors import UserError
+from splat_assets.isolation import exclusive
+from splat_assets.progress import silent
 
 SUFFIX = ".yaml"
 
@@ -45,7 +47,9 @@ class Registry:
                 f"There is no dataset {name!r} in {self.folder}; "
                 "`splat-assets add SOURCE` registers one."
             ) from None
-        spec = parse_spec(text, where=str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read ({error}); mend or remove it.") from None
+        spec = parse_spec(text, where=str(path), name=name)
         if spec.name != name:
             raise UserError(
                 f"{path} describes the dataset {spec.name!r}; file and name must agree."
@@ -60,6 +64,8 @@ class Registry:
                 specs.append(self.get(name))
             except UserError as error:
                 problems[name] = str(error)
+        for path in self.folder.glob("*.yml"):
+            problems[path.name] = f"{path} is ignored: specs end in {SUFFIX}; rename it."
         return specs, problems
 
     def add(self, spec: DatasetSpec, *, replace: bool = False) -> bool:
@@ -69,22 +75,31 @@ class Registry:
         same source with other wishes and `replace` is not set.
         """
         path = self.path(spec.name)
-        if path.exists():
-            known = self.get(spec.name)
-            if known == spec:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.folder / ".lock", silent()):
+            if path.exists() and not self._may_write(path, spec, replace):
                 return False
-            if known.source != spec.source and not replace:
-                raise UserError(
-                    f"The name {spec.name!r} already stands for {known.source}; "
-                    "choose another with --name."
-                )
-            if not replace:
-                raise UserError(
-                    f"Dataset {spec.name!r} has other options; edit {path} or pass --replace."
-                )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(path, spec.to_yaml())
+            write_text_atomic(path, spec.to_yaml())
         return True
+
+    def _may_write(self, path: Path, spec: DatasetSpec, replace: bool) -> bool:
+        """False when the file says the same already; `UserError` when it says something else."""
+        try:
+            known = self.get(spec.name)
+        except UserError:
+            if replace:
+                return True
+            raise
+        if known == spec:
+            return False
+        if replace:
+            return True
+        if known.source != spec.source:
+            raise UserError(
+                f"The name {spec.name!r} already stands for {known.source}; "
+                "choose another with --name."
+            )
+        raise UserError(f"Dataset {spec.name!r} has other options; edit {path} or pass --replace.")
 
     def remove(self, name: str) -> None:
         """Forget a dataset; its artifacts stay. Raises `UserError` when there is none."""

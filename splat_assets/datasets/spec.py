@@ -21,6 +21,7 @@ from splat_assets.datasets.presets import PRESETS, PipelineOptions, PresetName
 from splat_assets.errors import UserError
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
+RESERVED = ("datasets",)  # the registry's own folder lies beside the datasets' folders
 _MODELS: dict[str, type[StageOptions]] = {
     "source": SourceOptions,
     "frames": FrameOptions,
@@ -85,15 +86,19 @@ def make_spec(**values: Any) -> DatasetSpec:
     return spec
 
 
-def parse_spec(text: str, *, where: str) -> DatasetSpec:
-    """A spec from its YAML text; `where` names the file in errors."""
+def parse_spec(text: str, *, where: str, name: str | None = None) -> DatasetSpec:
+    """A spec from its YAML text; `where` names the file in errors, `name` is used where the text
+    has none.
+    """
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        line = str(error).replace("\n", " ")
+    except (yaml.YAMLError, RecursionError) as error:
+        line = " ".join(str(error).split())
         raise UserError(f"{where} is not valid YAML: {line}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"{where} must be a mapping with at least `name` and `source`.")
+        raise UserError(f"{where} must be a mapping with at least `source`.")
+    if name is not None:
+        values.setdefault("name", name)
     try:
         return make_spec(**values)
     except UserError as error:
@@ -107,6 +112,8 @@ def check_slug(name: str) -> str:
             f"the name {name!r} may hold lower-case letters, digits, '.', '_' and '-', starts with "
             "a letter or digit, and is at most 96 long"
         )
+    if name in RESERVED:
+        raise ValueError(f"the name {name!r} is taken by splat_assets itself; choose another")
     return name
 
 
@@ -124,7 +131,7 @@ def slugify(text: str) -> str:
     slug = plain.strip("-._")[:96].rstrip("-._")
     if not slug:
         raise UserError(f"{text!r} holds no letter or digit to make a name of; pass --name.")
-    return slug
+    return f"{slug}-1" if slug in RESERVED else slug
 
 
 def explain(error: ValidationError, stage: str | None = None) -> str:
