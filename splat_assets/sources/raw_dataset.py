@@ -13,12 +13,15 @@ Content = Literal["photos", "video", "colmap", "nerfstudio", "ply"]
 
 @dataclass(frozen=True)
 class RawDataset(ArtifactFolder):
-    """Layout: `files/…` (the originals under their own relative paths), `manifest.json`.
+    """Layout: `files/…` (the originals under their own relative paths), `docs/…` (README and licence
+    files, no part of the data version), `origin.json` (what the fetcher remembers for the next
+    time), `manifest.json`.
 
     `manifest.summary` holds at least `content` (see `Content`), `source`, `revision` (a Hub commit,
     an HTTP ETag, or "" where the source has none), `license` ("" when unknown), `num_files`,
-    `total_bytes`, `downloaded_files`, `downloaded_bytes`, `unchanged` (bool: every file was already
-    here).
+    `total_bytes`, `downloaded_files` (brought now and not linked from the previous artifact),
+    `downloaded_bytes`, `unchanged` (bool: every file was already here), and `layout`: `root`,
+    `model`, `images`, `transforms`, where in `files/` a reconstruction lies (`sources.layout`).
     """
 
     KIND: ClassVar[str] = "raw_dataset"

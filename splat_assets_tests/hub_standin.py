@@ -1,0 +1,517 @@
+"""A stand-in for the Hugging Face Hub: its HTTP API over folders on disk, on the loopback.
+
+It answers the real `huggingface_hub` client (set `HF_ENDPOINT` to `HubStandIn.url`): repository
+info and lists, trees in pages, downloads with ETag, `X-Repo-Commit` and ranges, private, gated,
+disabled and renamed repositories. It counts what was asked for, so that a test can prove that
+nothing was downloaded, and can fail or cut answers on demand.
+
+By hand: `python -m splat_assets_tests.hub_standin FOLDER --port N` serves each
+`FOLDER/<org>/<name>` (or FOLDER's own subfolders as `local/<name>`) as a dataset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import yaml
+
+LFS_FROM_BYTES = 100_000  # larger files are "LFS": identified by sha256, ETag is the sha256
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One file of one commit."""
+
+    path: Path
+    size: int
+    git_oid: str
+    sha256: str
+
+    @property
+    def is_lfs(self) -> bool:
+        return self.size >= LFS_FROM_BYTES
+
+    @property
+    def etag(self) -> str:
+        return self.sha256 if self.is_lfs else self.git_oid
+
+
+@dataclass(frozen=True)
+class Commit:
+    sha: str
+    files: dict[str, Blob]
+    modified: str
+
+
+@dataclass
+class Repo:
+    """A repository; `commits` grows with `HubStandIn.commit`, the last one is `main`."""
+
+    repo_id: str
+    commits: list[Commit] = field(default_factory=list)
+    token: str | None = None  # private: only with this bearer token
+    gated: bool = False  # listed for all, files only with `token`
+    disabled: bool = False
+    tags: tuple[str, ...] = ()
+    refs: dict[str, str] = field(default_factory=dict)  # tag or branch → sha
+
+    def find(self, revision: str) -> Commit | None:
+        wanted = self.refs.get(revision, revision)
+        if wanted == "main" and self.commits:
+            return self.commits[-1]
+        return next((c for c in self.commits if c.sha == wanted), None)
+
+
+class HubStandIn:
+    """A Hub on the loopback, as a context manager.
+
+    `requests` counts by kind: "info", "tree", "list", "paths-info", "head", "get" (file bodies),
+    and `sent_bytes` the bytes of file bodies.
+    """
+
+    def __init__(self, *, port: int = 0, page: int = PAGE) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.renamed: dict[str, str] = {}
+        self.requests: Counter[str] = Counter()
+        self.paths: list[str] = []
+        self.sent_bytes = 0
+        self.page = page
+        self.lock = threading.Lock()
+        self._failures: list[tuple[int, str]] = []
+        self._cut_after: int | None = None
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> HubStandIn:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+    def add(
+        self,
+        repo_id: str,
+        folder: Path,
+        *,
+        token: str | None = None,
+        gated: bool = False,
+        disabled: bool = False,
+        tags: tuple[str, ...] = (),
+    ) -> Repo:
+        """Serve `folder` as the first commit of a dataset repository."""
+        repo = Repo(repo_id, token=token, gated=gated, disabled=disabled, tags=tags)
+        self.repos[repo_id] = repo
+        self.commit(repo_id, folder)
+        return repo
+
+    def commit(self, repo_id: str, folder: Path, *, tag: str | None = None) -> str:
+        """Add a commit with the folder's present content; returns its sha.
+
+        The folder must not change while a commit refers to it: use one folder a commit.
+        """
+        repo = self.repos[repo_id]
+        files = {
+            path.relative_to(folder).as_posix(): _blob(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        parent = repo.commits[-1].sha if repo.commits else ""
+        listed = "".join(f"{name}\0{blob.git_oid}\n" for name, blob in files.items())
+        sha = hashlib.sha1(f"{parent}\n{listed}".encode()).hexdigest()
+        modified = f"2025-01-{len(repo.commits) + 1:02d}T00:00:00.000Z"
+        repo.commits.append(Commit(sha, files, modified))
+        if tag:
+            repo.refs[tag] = sha
+        return sha
+
+    def remove(self, repo_id: str) -> None:
+        """As after a deletion on the Hub."""
+        del self.repos[repo_id]
+
+    def rename(self, old: str, new: str) -> None:
+        """As after a rename on the Hub: the old name redirects."""
+        repo = self.repos.pop(old)
+        repo.repo_id = new
+        self.repos[new] = repo
+        self.renamed[old] = new
+
+    def fail_next(self, status: int, count: int = 1, *, kind: str = "") -> None:
+        """Answer the next `count` requests (of one kind) with an HTTP error."""
+        with self.lock:
+            self._failures += [(status, kind)] * count
+
+    def cut_next(self, num_bytes: int) -> None:
+        """Close the connection of the next file body after `num_bytes`."""
+        with self.lock:
+            self._cut_after = num_bytes
+
+    def reset_counts(self) -> None:
+        with self.lock:
+            self.requests.clear()
+            self.paths.clear()
+            self.sent_bytes = 0
+
+    def take_failure(self, kind: str) -> int | None:
+        with self.lock:
+            for index, (status, wanted) in enumerate(self._failures):
+                if wanted in ("", kind):
+                    del self._failures[index]
+                    return status
+        return None
+
+    def take_cut(self) -> int | None:
+        with self.lock:
+            cut, self._cut_after = self._cut_after, None
+        return cut
+
+
+def _blob(path: Path) -> Blob:
+    data = path.read_bytes()
+    git_oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    return Blob(path, len(data), git_oid, hashlib.sha256(data).hexdigest())
+
+
+def _card(commit: Commit) -> dict[str, Any] | None:
+    readme = commit.files.get("README.md")
+    if readme is None:
+        return None
+    text = readme.path.read_text(encoding="utf-8")
+    if not text.startswith("---\n"):
+        return None
+    card = yaml.safe_load(text.split("---\n")[1])
+    return card if isinstance(card, dict) else None
+
+
+def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
+    class Handler(_Handler):
+        pass
+
+    Handler.hub = hub
+    return Handler
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubStandIn
+    protocol_version = "HTTP/1.1"
+    timeout = 30
+
+    def do_HEAD(self) -> None:
+        self._route("HEAD")
+
+    def do_GET(self) -> None:
+        self._route("GET")
+
+    def do_POST(self) -> None:
+        self._route("POST")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silence: tests read the counters."""
+
+    def _route(self, method: str) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        self._body = self.rfile.read(length) if length else b""
+        parts = urlsplit(self.path)
+        self._query = parse_qs(parts.query)
+        path = parts.path
+        with self.hub.lock:
+            self.hub.paths.append(f"{method} {self.path}")
+        if path == "/api/datasets":
+            return self._guarded("list", lambda: self._list())
+        if path == "/api/whoami-v2":
+            return self._guarded("whoami", lambda: self._json({"name": "stand-in"}))
+        api = re.fullmatch(
+            r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?", path
+        )
+        if api:
+            kind = api[2] if api[2] in ("tree", "paths-info") else "info"
+            return self._guarded(kind, lambda: self._api(api[1], kind, api[3], api[4]))
+        resolve = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        if resolve and method in ("GET", "HEAD"):
+            kind = method.lower()
+            return self._guarded(kind, lambda: self._resolve(method, *resolve.groups()))
+        return self._error(404, "EntryNotFound", "Not found")
+
+    def _guarded(self, kind: str, answer: Any) -> None:
+        with self.hub.lock:
+            self.hub.requests[kind] += 1
+        status = self.hub.take_failure(kind)
+        if status is not None:
+            return self._error(status, "", "The stand-in fails on demand")
+        return answer()
+
+    # --- answers ---
+
+    def _list(self) -> None:
+        """`/api/datasets?author=…&search=…&filter=…&limit=…`, newest first, in pages."""
+        want = {key: values[0] for key, values in self._query.items()}
+        found = []
+        for repo in self.hub.repos.values():
+            if repo.token and not repo.gated and not self._may_read(repo):
+                continue
+            if want.get("author") not in (None, repo.repo_id.split("/")[0]):
+                continue
+            if want.get("search", "").lower() not in repo.repo_id.lower():
+                continue
+            if any(tag not in repo.tags for tag in self._query.get("filter", ())):
+                continue
+            found.append(repo)
+        if want.get("sort") in ("lastModified", "last_modified"):
+            found.sort(key=lambda repo: repo.commits[-1].modified, reverse=True)
+        limit = int(want.get("limit") or self.hub.page)
+        start = int(want.get("cursor") or 0)
+        page = found[start : start + min(limit, self.hub.page)]
+        self._json([self._info(repo, repo.commits[-1]) for repo in page], self._next(start, found))
+
+    def _api(self, repo_id: str, kind: str, revision: str | None, path: str | None) -> None:
+        found = self._find(repo_id, unquote(revision or "main"))
+        if found is None:
+            return
+        repo, commit = found
+        if kind == "info":
+            self._json(self._info(repo, commit, siblings=True))
+        elif kind == "paths-info":
+            wanted = self._wanted_paths()
+            self._json([e for e in self._entries(commit, "", True) if e["path"] in wanted])
+        else:
+            self._tree(commit, unquote(path or "").strip("/"))
+
+    def _tree(self, commit: Commit, folder: str) -> None:
+        recursive = self._query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        entries = self._entries(commit, folder, recursive)
+        if not entries and folder:
+            self._error(404, "EntryNotFound", f"{folder} does not exist")
+            return
+        start = int(self._query.get("cursor", ["0"])[0])
+        self._json(entries[start : start + self.hub.page], self._next(start, entries))
+
+    def _resolve(self, method: str, repo_id: str, revision: str, name: str) -> None:
+        found = self._find(repo_id, unquote(revision), for_files=True)
+        if found is None:
+            return
+        blob = found[1].files.get(unquote(name))
+        if blob is None:
+            self._error(404, "EntryNotFound", f"{name} does not exist")
+            return
+        start, end = self._range(blob.size)
+        if start >= blob.size > 0:
+            self._head(416, {"Content-Range": f"bytes */{blob.size}", "Content-Length": "0"})
+            return
+        headers = {
+            "Content-Length": str(end - start),
+            "Content-Type": "application/octet-stream",
+            "ETag": f'"{blob.etag}"',
+            "X-Repo-Commit": found[1].sha,
+            "X-Linked-Size": str(blob.size),
+            "X-Linked-ETag": f'"{blob.etag}"',
+            "Accept-Ranges": "bytes",
+        }
+        partial = "Range" in self.headers
+        if partial:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{blob.size}"
+        self._head(206 if partial else 200, headers)
+        if method == "GET":
+            self._send_body(blob, start, end)
+
+    # --- parts ---
+
+    def _find(
+        self, repo_id: str, revision: str, *, for_files: bool = False
+    ) -> tuple[Repo, Commit] | None:
+        """The repository at a revision; answers with the Hub's own errors when there is none."""
+        repo_id = unquote(repo_id)
+        if repo_id in self.hub.renamed:
+            new = quote(self.hub.renamed[repo_id])
+            self._head(
+                307,
+                {
+                    "Location": self.path.replace(quote(repo_id), new, 1),
+                    "Content-Length": "0",
+                },
+            )
+            return None
+        repo = self.hub.repos.get(repo_id)
+        if repo is None or (repo.token and not repo.gated and not self._may_read(repo)):
+            signed_in = "Authorization" in self.headers
+            self._error(404 if signed_in else 401, "RepoNotFound", "Repository not found")
+            return None
+        if repo.disabled:
+            self._error(403, "", "Access to this resource is disabled.")
+            return None
+        if repo.gated and for_files and not self._may_read(repo):
+            self._error(
+                403 if "Authorization" in self.headers else 401,
+                "GatedRepo",
+                f"Access to dataset {repo_id} is restricted.",
+            )
+            return None
+        commit = repo.find(revision)
+        if commit is None:
+            self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return None
+        return repo, commit
+
+    def _may_read(self, repo: Repo) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {repo.token}"
+
+    def _info(self, repo: Repo, commit: Commit, *, siblings: bool = False) -> dict[str, Any]:
+        info: dict[str, Any] = {
+            "_id": hashlib.sha1(repo.repo_id.encode()).hexdigest()[:24],
+            "id": repo.repo_id,
+            "author": repo.repo_id.split("/")[0],
+            "sha": commit.sha,
+            "lastModified": commit.modified,
+            "createdAt": repo.commits[0].modified,
+            "private": bool(repo.token) and not repo.gated,
+            "gated": "auto" if repo.gated else False,
+            "disabled": repo.disabled,
+            "tags": list(repo.tags),
+            "downloads": 0,
+            "likes": 0,
+            "cardData": _card(commit),
+        }
+        if siblings and "expand" not in self._query and "expand[]" not in self._query:
+            info["siblings"] = [{"rfilename": name} for name in commit.files]
+        return info
+
+    def _entries(self, commit: Commit, folder: str, recursive: bool) -> list[dict[str, Any]]:
+        prefix = folder + "/" if folder else ""
+        files, folders = [], set()
+        for name, blob in commit.files.items():
+            if not name.startswith(prefix):
+                continue
+            below = name.removeprefix(prefix).split("/")
+            for depth in range(1, len(below) if recursive else min(len(below), 2)):
+                folders.add(prefix + "/".join(below[:depth]))
+            if recursive or len(below) == 1:
+                files.append(self._entry(name, blob))
+        folder_entries = [
+            {"type": "directory", "path": p, "oid": hashlib.sha1(p.encode()).hexdigest(), "size": 0}
+            for p in sorted(folders)
+        ]
+        return folder_entries + files
+
+    def _entry(self, name: str, blob: Blob) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "type": "file",
+            "path": name,
+            "size": blob.size,
+            "oid": blob.git_oid,
+        }
+        if blob.is_lfs:
+            entry["lfs"] = {"oid": blob.sha256, "size": blob.size, "pointerSize": 130}
+        return entry
+
+    def _wanted_paths(self) -> set[str]:
+        if "json" in self.headers.get("Content-Type", ""):
+            return set(json.loads(self._body)["paths"])
+        return set(parse_qs(self._body.decode()).get("paths", ()))
+
+    def _range(self, size: int) -> tuple[int, int]:
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if not found:
+            return 0, size
+        end = min(int(found[2]) + 1, size) if found[2] else size
+        return int(found[1]), end
+
+    def _send_body(self, blob: Blob, start: int, end: int) -> None:
+        cut = self.hub.take_cut()
+        left = end - start if cut is None else min(cut, end - start)
+        with blob.path.open("rb") as stream:
+            stream.seek(start)
+            while left > 0 and (chunk := stream.read(min(left, 64 * 1024))):
+                self.wfile.write(chunk)
+                left -= len(chunk)
+                with self.hub.lock:
+                    self.hub.sent_bytes += len(chunk)
+        if cut is not None:
+            self.wfile.flush()
+            self.close_connection = True
+
+    def _next(self, start: int, everything: list[Any]) -> dict[str, str]:
+        stop = start + min(int(self._query.get("limit", [self.hub.page])[0]), self.hub.page)
+        if stop >= len(everything):
+            return {}
+        parts = urlsplit(self.path)
+        kept = "&".join(
+            f"{quote(key)}={quote(value)}"
+            for key, values in self._query.items()
+            for value in values
+            if key != "cursor"
+        )
+        return {"Link": f'<{self.hub.url}{parts.path}?{kept}&cursor={stop}>; rel="next"'}
+
+    def _json(self, document: Any, headers: dict[str, str] | None = None) -> None:
+        body = json.dumps(document).encode()
+        common = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        self._head(200, {**common, **(headers or {})})
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _error(self, status: int, code: str, message: str) -> None:
+        body = json.dumps({"error": message}).encode()
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        if code:
+            headers["X-Error-Code"] = code
+        headers["X-Error-Message"] = message
+        self._head(status, headers)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+
+def _serve() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="holds <org>/<name>/ folders, or plain <name>/")
+    parser.add_argument("--port", type=int, default=0)
+    args = parser.parse_args()
+    with HubStandIn(port=args.port) as hub:
+        for first in sorted(p for p in args.folder.iterdir() if p.is_dir()):
+            children = list(first.iterdir())
+            if any(child.is_file() for child in children) or not children:
+                hub.add(f"local/{first.name}", first)
+                continue
+            if first.name.startswith(("hf_",)) or (first / "data").is_dir():
+                hub.add(f"local/{first.name}", first)
+                continue
+            for second in sorted(p for p in children if p.is_dir()):
+                hub.add(f"{first.name}/{second.name}", second)
+        print(f"HF_ENDPOINT={hub.url}", flush=True)
+        for repo_id in hub.repos:
+            print(f"  {repo_id}", flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    _serve()
