@@ -85,7 +85,7 @@ class TrainingSet:
         if image.shape[2] == 4:
             rgb, alpha = image[..., :3], image[..., 3:]
             image = rgb if background is None else rgb + (1.0 - alpha) * background
-            image = image.contiguous()
+            image = image.clamp(0.0, 1.0).contiguous()  # resizing overshoots a little
         K = view.K.copy()
         K[0] *= width / view.width
         K[1] *= height / view.height

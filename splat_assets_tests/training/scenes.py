@@ -47,15 +47,13 @@ def make_scene(
         alpha: RGBA pictures of the Gaussians alone; otherwise a grey wall stands behind them.
         mask_columns: that many columns on the left are spoilt and masked out.
     """
-    import pycolmap
-
     from splat_assets.rendering.rasterize import rasterize
 
     width, height = size
     rng = np.random.default_rng(seed)
     means = rng.normal(size=(300, 3)) * 0.35
     rgb = rng.uniform(size=(300, 3))
-    K = np.array([[width * 1.1, 0, width / 2], [0, width * 1.1, height / 2], [0, 0, 1]])
+    K = pinhole(width, height)
     viewmats = ring_viewmats(views)
     renders, alphas, _ = rasterize(
         torch.tensor(means).float(),
@@ -69,40 +67,62 @@ def make_scene(
         height,
         backgrounds=torch.full((views, 3), 0.0 if alpha else 0.4),
     )
-    (folder / "images").mkdir(parents=True)
-    model = pycolmap.Reconstruction()
-    camera = pycolmap.Camera(
-        camera_id=1,
-        model="PINHOLE",
-        width=width,
-        height=height,
-        params=[K[0, 0], K[1, 1], K[0, 2], K[1, 2]],
-    )
-    model.add_camera_with_trivial_rig(camera)
+    pictures, masks = [], []
     for i in range(views):
-        name = f"view_{i:02d}.png"
         pixels = renders[i].numpy()
         if alpha:
             opacity = alphas[i].numpy()
             straight = pixels / np.maximum(opacity, 1e-3)
             pixels = np.concatenate([straight, opacity], axis=2)
-        pixels = (pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+        picture = (pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8)
         if mask_columns:
-            pixels[:, :mask_columns] = rng.integers(0, 255, (height, mask_columns, 3))
+            picture[:, :mask_columns] = rng.integers(0, 255, (height, mask_columns, 3))
             mask = np.full((height, width), 255, np.uint8)
             mask[:, :mask_columns] = 0
+            masks.append(mask)
+        pictures.append(picture)
+    xyz, colours = (means, (rgb * 255).astype(np.uint8)) if points else (means[:0], rgb[:0])
+    return write_poses(folder, pictures, viewmats, K, xyz, colours, masks, test_images)
+
+
+def pinhole(width: int, height: int) -> np.ndarray:
+    """[3, 3] with the principal point in the middle."""
+    return np.array([[width * 1.1, 0, width / 2], [0, width * 1.1, height / 2], [0, 0, 1]])
+
+
+def write_poses(
+    folder: Path,
+    pictures: list[np.ndarray],
+    viewmats: np.ndarray,
+    K: np.ndarray,
+    xyz: np.ndarray,
+    colours: np.ndarray,
+    masks: list[np.ndarray] | None = None,
+    test_images: tuple[str, ...] = (),
+) -> PoseModel:
+    """Write pictures `view_00.png`, … with their cameras and points as a finished `PoseModel`."""
+    import pycolmap
+
+    (folder / "images").mkdir(parents=True)
+    height, width = pictures[0].shape[:2]
+    model = pycolmap.Reconstruction()
+    parameters = [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]
+    model.add_camera_with_trivial_rig(
+        pycolmap.Camera(camera_id=1, model="PINHOLE", width=width, height=height, params=parameters)
+    )
+    for i, picture in enumerate(pictures):
+        name = f"view_{i:02d}.png"
+        Image.fromarray(picture).save(folder / "images" / name)
+        if masks:
             (folder / "masks").mkdir(exist_ok=True)
-            Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
-        Image.fromarray(pixels).save(folder / "images" / name)
+            Image.fromarray(masks[i]).save(folder / "masks" / f"{name}.png")
         image = pycolmap.Image(name=name, camera_id=1, image_id=i + 1)
         model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(viewmats[i, :3]))
-    if points:
-        for xyz, colour in zip(means, rgb, strict=True):
-            model.add_point3D(xyz, pycolmap.Track(), (colour * 255).astype(np.uint8))
+    for point, colour in zip(xyz, colours, strict=True):
+        model.add_point3D(point, pycolmap.Track(), colour)
     (folder / "sparse" / "0").mkdir(parents=True)
     model.write(str(folder / "sparse" / "0"))
     (folder / "report.json").write_text(json.dumps({"test_images": list(test_images)}))
-    write_manifest(
-        folder, build_manifest(folder, PoseModel.KIND, summary={"num_registered": views})
-    )
+    summary = {"num_registered": len(pictures)}
+    write_manifest(folder, build_manifest(folder, PoseModel.KIND, summary=summary))
     return PoseModel.open(folder)
