@@ -270,7 +270,7 @@ def _model_pictures(path: Path, name: str) -> dict[str, tuple[int, int]]:
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
-            f"The COLMAP model {name or 'of the dataset'} cannot be read ({reason}); export it again."
+            f"The COLMAP model {name or 'given'} cannot be read ({reason}); export it again."
         ) from None
 
 

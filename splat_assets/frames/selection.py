@@ -22,6 +22,7 @@ THINNED = "over max_frames"
 
 ENOUGH = 20  # frames kept at least, where there are that many
 NEIGHBOURS = 5  # to either side
+_CLEARLY = 1.2  # a frame this much sharper is preferred to one in a better place
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,7 @@ def select(
         if drop_duplicates:
             _mark_duplicates(stats, members, reasons, thresholds.duplicate)
     _restore(reasons, max(min_frames, ENOUGH))
-    kept = [position for position, reason in enumerate(reasons) if not reason]
-    for position in set(kept) - {kept[i] for i in evenly(len(kept), max_frames)}:
-        reasons[position] = THINNED
+    _thin(stats, reasons, max_frames)
     return reasons
 
 
@@ -117,6 +116,21 @@ def _mark_duplicates(
             run = []
         run.append(position)
     close()
+
+
+def _thin(stats: Sequence[FrameStats], reasons: list[str], limit: int) -> None:
+    """Keep one of every few kept frames in a row: the middle one, or a clearly sharper one."""
+    kept = [position for position, reason in enumerate(reasons) if not reason]
+    if len(kept) <= limit:
+        return
+    for group in np.array_split(np.array(kept), limit):
+        sharpness = np.array([stats[position].sharpness for position in group])
+        best = len(group) // 2
+        if sharpness.max() > _CLEARLY * sharpness[best]:
+            best = int(sharpness.argmax())
+        for place, position in enumerate(group):
+            if place != best:
+                reasons[position] = THINNED
 
 
 def _restore(reasons: list[str], enough: int) -> None:

@@ -23,11 +23,12 @@ def contact_sheet(
     """
     if not paths:
         raise ValueError("a contact sheet needs at least one picture")
-    step = max(1.0, len(paths) / max_cells)
-    chosen = [paths[int(i * step)] for i in range(min(len(paths), max_cells))]
-    with Image.open(chosen[0]) as first:
+    with Image.open(paths[0]) as first:
         aspect = first.width / first.height
-    columns = _columns(len(chosen), aspect)
+    columns = _columns(min(len(paths), max_cells), aspect)
+    # Where a choice is made anyway, the last row is filled.
+    count = len(paths) if len(paths) <= max_cells else max_cells // columns * columns
+    chosen = [paths[i * len(paths) // count] for i in range(count)]
     cell_width = (width - _GAP) // columns - _GAP
     cell = (cell_width, max(1, round(cell_width / aspect)))
     rows = -(-len(chosen) // columns)
