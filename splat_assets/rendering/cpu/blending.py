@@ -1,0 +1,324 @@
+"""Front-to-back blending of the Gaussians of a tile, and its derivative.
+
+A tile of 32 × 32 pixels is 64 blocks of 4 × 4; a block is one SIMD value. For each Gaussian of the
+tile, in depth order, the blocks its ellipse touches are found at once as a 64-bit set, blocks that
+are already opaque are dropped from it, and the rest is blended without a further branch. Thresholds
+are gsplat's: alpha at most 0.999, skipped below 1/255, a pixel ends before its transmittance would
+fall to 1e-4 (remembered by a negative sign).
+
+The backward pass walks the same way, front to back: with g the gradient of a pixel and R what is
+still to come, R = g·C + … at first and less w (g·c) after each Gaussian, the gradient of alpha is
+T (g·c) - R / (1 - alpha); no list per pixel and no second order is needed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from splat_assets.rendering.cpu.projection import ROW, TILE
+from splat_assets.rendering.cpu.simd import (
+    above,
+    absolute,
+    any_lane,
+    at_least,
+    both,
+    choose,
+    exp2,
+    fetch_add,
+    fill,
+    fma,
+    fnma,
+    lane_sum,
+    larger,
+    load,
+    lowest_bit,
+    read,
+    round_down,
+    smaller,
+    spans_to_bits,
+    square_root,
+    store,
+)
+
+BLOCKS = 64  # of a tile
+# float32 a block in a thread's scratch memory: T, r, g, b, depth going forward; T, R and the
+# gradients of r, g, b, depth going back. The stride is no multiple of 4096 bytes, which would make
+# stores and loads of different planes collide in the L1 cache.
+FORWARD_STRIDE = 5 * 16
+BACKWARD_STRIDE = 6 * 16
+SCRATCH = BLOCKS * BACKWARD_STRIDE
+ONE = np.uint64(1)
+EVERY_BLOCK = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+def lane_tables() -> np.ndarray:
+    """Constant lanes of the kernels, 8 × 16 float32, flat.
+
+    The pixel centres of a block (x, y); then, for lanes that hold the left ends (0–7) and right ends
+    (8–15) of the eight rows of blocks: direction, first pixel centre of the row, what is added
+    before rounding outwards to columns, least and largest column, and the mark of an empty row.
+    """
+    lane = np.arange(16)
+    right = lane >= 8
+    return np.concatenate(
+        [
+            lane % 4 + 0.5,
+            lane // 4 + 0.5,
+            np.where(right, 1.0, -1.0),
+            4.0 * (lane % 8) + 0.5,
+            np.where(right, -0.49, 3.51),
+            np.where(right, -1.0, 0.0),
+            np.where(right, 7.0, 8.0),
+            np.where(right, -1.0, 8.0),
+        ]
+    ).astype(np.float32)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _touched(rows, r, tile_x, tile_y, tables):  # type: ignore[no-untyped-def]
+    """The set of blocks of the tile at pixel (tile_x, tile_y) that the ellipse of a row touches.
+
+    Left and right ends of the ellipse within the three pixels between the first and the last centre
+    of a row of blocks: at the ellipse's own extreme where that lies in the row, else at the row's
+    nearer edge.
+    """
+    direction = load(tables, 32)
+    first = fill(tile_y - read(rows, r + 1)) + load(tables, 48)
+    last = first + fill(np.float32(3.0))
+    dy = smaller(larger(fill(read(rows, r + 7)) * direction, first), last)
+    reach = fnma(fill(read(rows, r + 4)) * dy, dy, fill(read(rows, r + 6)))
+    half = square_root(absolute(reach) * fill(read(rows, r + 8)))
+    middle = fma(fill(read(rows, r + 2)), dy, fill(read(rows, r) - tile_x))
+    outwards = fma(middle, direction, half)
+    quarter = fill(np.float32(0.25))
+    column = round_down((outwards + load(tables, 64)) * quarter) * direction
+    column = smaller(larger(column, load(tables, 80)), load(tables, 96))
+    column = choose(at_least(reach, fill(np.float32(0.0))), column, load(tables, 112))
+    return spans_to_bits(column)
+
+
+@njit(cache=True, nogil=True)
+def blend(  # type: ignore[no-untyped-def]
+    counter, rows, entries, starts, masks, save, tables, scratches, thread, width, height,
+    background, image, channels, colour_at, depth_at, alphas,
+):  # fmt: skip
+    """Blend every tile into `image` [H·W·channels] and `alphas` [H·W] (flat).
+
+    Colour goes to the three channels from `colour_at` on, depth to channel `depth_at`; -1 means not
+    wanted. With `save`, `masks` (uint64, one an entry) keeps the blocks that a Gaussian changed,
+    which is what the backward pass visits.
+    """
+    tiles_x = (width + TILE - 1) // TILE
+    tiles = len(starts) - 1
+    scratch = scratches[thread]
+    lane_x, lane_y = load(tables, 0), load(tables, 16)
+    none = fill(np.float32(0.0))
+    threshold = fill(np.float32(1.0 / 255.0))
+    ceiling = fill(np.float32(0.999))
+    least = fill(np.float32(1e-4))
+    floor = fill(np.float32(-64.0))
+    while True:
+        tile = fetch_add(counter, 0, 1)
+        if tile >= tiles:
+            break
+        x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
+        alive = np.uint64(0)
+        for block in range(BLOCKS):
+            at = block * FORWARD_STRIDE
+            for plane in range(1, 5):
+                store(scratch, at + 16 * plane, none)
+            left, top = x0 + (block & 7) * 4, y0 + (block >> 3) * 4
+            if left < width and top < height:
+                alive |= ONE << np.uint64(block)
+            for lane in range(16):
+                inside = left + (lane & 3) < width and top + (lane >> 2) < height
+                scratch[at + lane] = 1.0 if inside else -1.0
+        tile_x, tile_y = np.float32(x0), np.float32(y0)
+        for entry in range(starts[tile], starts[tile + 1]):
+            if alive == 0:
+                if save:
+                    masks[entry] = 0
+                    continue
+                break
+            r = np.int64(entries[entry]) * ROW
+            bits = _touched(rows, r, tile_x, tile_y, tables) & alive
+            used = np.uint64(0)
+            slope, wide, tall = (
+                fill(read(rows, r + 2)),
+                fill(read(rows, r + 3)),
+                fill(read(rows, r + 4)),
+            )
+            log_opacity = fill(read(rows, r + 5))
+            red, green = fill(read(rows, r + 9)), fill(read(rows, r + 10))
+            blue, depth = fill(read(rows, r + 11)), fill(read(rows, r + 12))
+            from_x, from_y = tile_x - read(rows, r), tile_y - read(rows, r + 1)
+            while bits != 0:
+                block = lowest_bit(bits)
+                bits &= bits - ONE
+                dx = fill(from_x + np.float32((block & 7) * 4)) + lane_x
+                dy = fill(from_y + np.float32((block >> 3) * 4)) + lane_y
+                u = fnma(slope, dy, dx)
+                power = fnma(tall * dy, dy, fnma(wide * u, u, log_opacity))
+                raw = exp2(larger(power, floor))
+                alpha = smaller(raw, ceiling)
+                at = block * FORWARD_STRIDE
+                T = load(scratch, at)
+                after = fnma(alpha, T, T)
+                valid = at_least(raw, threshold)
+                blended = both(valid, above(after, least))
+                weight = choose(blended, alpha * T, none)
+                store(scratch, at + 16, fma(weight, red, load(scratch, at + 16)))
+                store(scratch, at + 32, fma(weight, green, load(scratch, at + 32)))
+                store(scratch, at + 48, fma(weight, blue, load(scratch, at + 48)))
+                if depth_at >= 0:
+                    store(scratch, at + 64, fma(weight, depth, load(scratch, at + 64)))
+                ended = choose(valid, none - absolute(T), T)
+                T = choose(blended, after, ended)
+                store(scratch, at, T)
+                if any_lane(blended):
+                    used |= ONE << np.uint64(block)
+                if not any_lane(above(T, none)):
+                    alive &= ~(ONE << np.uint64(block))
+            if save:
+                masks[entry] = used
+        for y in range(y0, min(y0 + TILE, height)):
+            for x in range(x0, min(x0 + TILE, width)):
+                at = (((y - y0) >> 2) * 8 + ((x - x0) >> 2)) * FORWARD_STRIDE
+                at += ((y & 3) << 2) + (x & 3)
+                pixel = y * width + x
+                T1 = abs(scratch[at])
+                alphas[pixel] = np.float32(1.0) - T1
+                out = pixel * channels
+                if colour_at >= 0:
+                    image[out] = scratch[at + 16] + T1 * background[0]
+                    image[out + 1] = scratch[at + 32] + T1 * background[1]
+                    image[out + 2] = scratch[at + 48] + T1 * background[2]
+                if depth_at >= 0:
+                    image[out + depth_at] = scratch[at + 64]
+
+
+@njit(cache=True, nogil=True)
+def blend_backward(  # type: ignore[no-untyped-def]
+    counter, rows, entries, slots, starts, masks, tables, scratches, thread, width, height,
+    image, channels, colour_at, depth_at, alphas, v_image, v_alphas, with_alpha, absgrad, sums,
+):  # fmt: skip
+    """Fill the row of `sums` (see projection.py) of every (Gaussian, tile) from the gradients of the
+    image (and of alpha when `with_alpha`)."""
+    tiles_x = (width + TILE - 1) // TILE
+    tiles = len(starts) - 1
+    scratch = scratches[thread]
+    lane_x, lane_y = load(tables, 0), load(tables, 16)
+    none = fill(np.float32(0.0))
+    unit = fill(np.float32(1.0))
+    threshold = fill(np.float32(1.0 / 255.0))
+    ceiling = fill(np.float32(0.999))
+    least = fill(np.float32(1e-4))
+    floor = fill(np.float32(-64.0))
+    while True:
+        tile = fetch_add(counter, 0, 1)
+        if tile >= tiles:
+            break
+        x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
+        tile_x, tile_y = np.float32(x0), np.float32(y0)
+        for block in range(BLOCKS):
+            at = block * BACKWARD_STRIDE
+            store(scratch, at, none - unit)
+            for plane in range(1, 6):
+                store(scratch, at + 16 * plane, none)
+        for y in range(y0, min(y0 + TILE, height)):
+            for x in range(x0, min(x0 + TILE, width)):
+                at = (((y - y0) >> 2) * 8 + ((x - x0) >> 2)) * BACKWARD_STRIDE
+                at += ((y & 3) << 2) + (x & 3)
+                pixel = y * width + x
+                source = pixel * channels
+                rest = np.float32(0.0)
+                scratch[at] = 1.0
+                if colour_at >= 0:
+                    for c in range(3):
+                        g = v_image[source + c]
+                        scratch[at + 32 + 16 * c] = g
+                        rest += g * image[source + c]
+                if depth_at >= 0:
+                    g = v_image[source + depth_at]
+                    scratch[at + 80] = g
+                    rest += g * image[source + depth_at]
+                if with_alpha:
+                    rest -= (np.float32(1.0) - alphas[pixel]) * v_alphas[pixel]
+                scratch[at + 16] = rest
+        for entry in range(starts[tile], starts[tile + 1]):
+            bits = masks[entry]
+            to = np.int64(slots[entry]) * ROW
+            if bits == 0:
+                store(sums, to, none)
+                continue
+            r = np.int64(entries[entry]) * ROW
+            slope, wide, tall = (
+                fill(read(rows, r + 2)),
+                fill(read(rows, r + 3)),
+                fill(read(rows, r + 4)),
+            )
+            log_opacity = fill(read(rows, r + 5))
+            red, green = fill(read(rows, r + 9)), fill(read(rows, r + 10))
+            blue, depth = fill(read(rows, r + 11)), fill(read(rows, r + 12))
+            from_x, from_y = tile_x - read(rows, r), tile_y - read(rows, r + 1)
+            # per-pixel gradient of the mean: (a v u, b v dy - k a v u)
+            conic_a = fill(np.float32(1.3862943611198906) * read(rows, r + 3))
+            conic_b = fill(np.float32(1.3862943611198906) * read(rows, r + 4))
+            s_v = s_u = s_y = s_uu = s_uy = s_yy = none
+            s_red = s_green = s_blue = s_depth = s_absx = s_absy = none
+            while bits != 0:
+                block = lowest_bit(bits)
+                bits &= bits - ONE
+                dx = fill(from_x + np.float32((block & 7) * 4)) + lane_x
+                dy = fill(from_y + np.float32((block >> 3) * 4)) + lane_y
+                u = fnma(slope, dy, dx)
+                power = fnma(tall * dy, dy, fnma(wide * u, u, log_opacity))
+                raw = exp2(larger(power, floor))
+                alpha = smaller(raw, ceiling)
+                at = block * BACKWARD_STRIDE
+                T = load(scratch, at)
+                after = fnma(alpha, T, T)
+                valid = at_least(raw, threshold)
+                blended = both(valid, above(after, least))
+                weight = choose(blended, alpha * T, none)
+                ended = choose(valid, none - absolute(T), T)
+                store(scratch, at, choose(blended, after, ended))
+                g_red, g_green = load(scratch, at + 32), load(scratch, at + 48)
+                g_blue = load(scratch, at + 64)
+                value = fma(blue, g_blue, fma(green, g_green, red * g_red))
+                if depth_at >= 0:
+                    g_depth = load(scratch, at + 80)
+                    value = fma(depth, g_depth, value)
+                    s_depth = fma(weight, g_depth, s_depth)
+                rest = fnma(weight, value, load(scratch, at + 16))
+                store(scratch, at + 16, rest)
+                s_red = fma(weight, g_red, s_red)
+                s_green = fma(weight, g_green, s_green)
+                s_blue = fma(weight, g_blue, s_blue)
+                v_alpha = T * value - rest / (unit - alpha)
+                v = choose(both(blended, at_least(ceiling, raw)), v_alpha * alpha, none)
+                vu = v * u
+                vy = v * dy
+                s_v = s_v + v
+                s_u = s_u + vu
+                s_y = s_y + vy
+                s_uu = fma(vu, u, s_uu)
+                s_uy = fma(vu, dy, s_uy)
+                s_yy = fma(vy, dy, s_yy)
+                if absgrad:
+                    in_x = conic_a * vu
+                    s_absx = s_absx + absolute(in_x)
+                    s_absy = s_absy + absolute(fnma(slope, in_x, conic_b * vy))
+            sums[to] = lane_sum(s_v)
+            sums[to + 1] = lane_sum(s_u)
+            sums[to + 2] = lane_sum(s_y)
+            sums[to + 3] = lane_sum(s_uu)
+            sums[to + 4] = lane_sum(s_uy)
+            sums[to + 5] = lane_sum(s_yy)
+            sums[to + 6] = lane_sum(s_red)
+            sums[to + 7] = lane_sum(s_green)
+            sums[to + 8] = lane_sum(s_blue)
+            sums[to + 9] = lane_sum(s_depth) if depth_at >= 0 else np.float32(0.0)
+            sums[to + 10] = lane_sum(s_absx) if absgrad else np.float32(0.0)
+            sums[to + 11] = lane_sum(s_absy) if absgrad else np.float32(0.0)
