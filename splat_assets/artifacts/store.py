@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import psutil
-
 from splat_assets.artifacts.manifest import (
     MANIFEST,
     Manifest,
@@ -217,6 +215,8 @@ class ArtifactStore:
         named = {POINTER, *self.versions(dataset, asset)}
         for entry in self.folder(dataset, asset).iterdir():
             if entry.name.startswith(".download-"):  # readers do not hold the lock
+                import psutil
+
                 stray = not psutil.pid_exists(int(entry.name.split("-")[1]))
             else:
                 stray = entry.name.startswith((".partial-", "." + POINTER))

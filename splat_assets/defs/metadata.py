@@ -41,7 +41,7 @@ def describe(outcome: StageOutcome, spec: DatasetSpec) -> dict[str, Any]:
         shown["skipped"] = manifest.skipped
     shown |= {
         "path": dg.MetadataValue.path(outcome.location),
-        "unchanged": outcome.reused,
+        "reused": outcome.reused,
         "preset": spec.preset,
         "seconds": round(manifest.seconds, 2),
         "bytes": manifest.total_bytes,

@@ -195,6 +195,8 @@ def _finish(
     fake: dict[str, str],
     versioned: list[str] | None = None,
 ) -> Any:
+    (out / "fake.json").write_text(json.dumps(fake))  # other behaviour is another version
+    versioned = None if versioned is None else [*versioned, "fake.json"]
     summary = {**summary, "fake": fake}
     write_manifest(out, build_manifest(out, kind.KIND, summary=summary, versioned=versioned))
     return kind.open(out)

@@ -90,9 +90,9 @@ def test_chain_materializes_with_figures_versions_and_gates(graph: Graph) -> Non
         "compression_ratio": True,
     }
     again = graph.run("garden")
-    assert again.asset_materializations_for_node("frames")[0].metadata["unchanged"].value is True
+    assert again.asset_materializations_for_node("frames")[0].metadata["reused"].value is True
     forced = graph.run("garden", "frames", force=True)
-    assert forced.asset_materializations_for_node("frames")[0].metadata["unchanged"].value is False
+    assert forced.asset_materializations_for_node("frames")[0].metadata["reused"].value is False
 
 
 def test_a_blocking_gate_stops_the_chain_and_says_what_to_do(graph: Graph) -> None:

@@ -1,0 +1,414 @@
+"""Launching runs from a terminal or a script, recorded in the project's Dagster instance.
+
+The same jobs, gates and history as in the web UI, but executed in this process: no daemon or web
+server need run. Also starts those (`dev`) and says where every asset of a dataset stands.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.execution.plan.objects import StepFailureData
+
+from splat_assets.artifacts.manifest import Manifest
+from splat_assets.artifacts.store import ArtifactStore
+from splat_assets.datasets.registry import Registry
+from splat_assets.datasets.spec import DatasetSpec
+from splat_assets.defs.progress import LISTENER
+from splat_assets.defs.runner import USER_ERROR
+from splat_assets.defs.sensors import IN_PROGRESS, PARTITION_TAG, partitions_in_progress
+from splat_assets.errors import Cancelled, UserError
+from splat_assets.progress import Report
+from splat_assets.settings import load_settings
+from splat_assets.stages import ASSETS, status
+
+CONFIG = "dagster.yaml"
+PARTITIONS = "dataset"
+PROCESS_TAG = "splat/process"  # host:pid:start of the terminal that executes a run
+REPOSITORY_TAG = ".dagster/repository"  # the UI lists runs of a code location by this
+LOCATION = "__repository__@splat_assets"
+STOPPED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+NO_LOG_CAPTURE = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+        "config": {},
+    }
+}
+
+
+@dataclass(frozen=True)
+class FailedCheck:
+    """A quality gate that was not passed; `message` says what was found and what to do."""
+
+    asset: str
+    name: str
+    message: str
+    blocking: bool
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a run did. `assets` holds, for each asset now current, its state and figures."""
+
+    run_id: str
+    succeeded: bool
+    assets: dict[str, dict[str, Any]]
+    failed_checks: list[FailedCheck] = field(default_factory=list)
+    error: str | None = None  # why it failed, in a sentence
+    log: Path | None = None  # what the failed step printed
+
+
+# --- the instance ---------------------------------------------------------------------------------
+
+
+def instance_home() -> Path:
+    """The folder of the Dagster instance: `$DAGSTER_HOME`, else here, else one per user.
+
+    "Here" counts when the working folder has a `dagster.yaml` (a clone of the project); otherwise
+    a folder below the user's data folder is used, and given a default `dagster.yaml`.
+    """
+    named = os.environ.get("DAGSTER_HOME")
+    if named:
+        return Path(named).expanduser().resolve()
+    if Path(CONFIG).is_file():
+        return Path.cwd()
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    home = Path(base).expanduser() / "splat-assets"
+    if not (home / CONFIG).is_file():
+        template = Path(__file__).parent / "defs" / "instance.yaml"
+        text = template.read_text(encoding="utf-8").replace(".dagster", str(home / ".dagster"))
+        home.mkdir(parents=True, exist_ok=True)
+        (home / CONFIG).write_text(text, encoding="utf-8")
+    return home
+
+
+@contextmanager
+def open_instance(*, capture_logs: bool = True) -> Iterator[dg.DagsterInstance]:
+    """The project's instance. Without log capture, steps print to this terminal as usual."""
+    from dagster._core.instance.ref import InstanceRef
+
+    overrides: Any = None if capture_logs else NO_LOG_CAPTURE
+    with dg.DagsterInstance.from_ref(
+        InstanceRef.from_dir(str(instance_home()), overrides=overrides)
+    ) as instance:
+        yield instance
+
+
+# --- datasets -------------------------------------------------------------------------------------
+
+
+def add_dataset(spec: DatasetSpec, *, replace: bool = False) -> bool:
+    """Register a dataset: its file and its partition. True when something changed."""
+    changed = _registry().add(spec, replace=replace)
+    with open_instance() as instance:
+        instance.add_dynamic_partitions(PARTITIONS, [spec.name])
+    return changed
+
+
+def remove_dataset(name: str, *, artifacts: bool = False) -> None:
+    """Forget a dataset, and delete its artifacts when asked.
+
+    Raises `UserError` when there is none of this name or a run works on it.
+    """
+    with open_instance() as instance:
+        close_dead_runs(instance)
+        if name in partitions_in_progress(instance):
+            raise UserError(f"A run works on {name!r}; let it finish or cancel it first.")
+        _registry().remove(name)
+        instance.delete_dynamic_partition(PARTITIONS, name)
+    if artifacts:
+        _store().remove(name)
+
+
+def asset_states(name: str) -> dict[str, Any]:
+    """The dataset and where each of its assets stands, as `splat-assets status --json` prints it.
+
+    `state` is missing, current, stale, failed (the last run on it failed) or running.
+    """
+    spec, store = _registry().get(name), _store()
+    found = status(spec, store)
+    with open_instance() as instance:
+        close_dead_runs(instance)
+        latest = {asset: _latest_step(instance, name, asset) for asset in ASSETS}
+    assets = {}
+    for asset, entry in found.items():
+        run_state, run_id, ended, message = latest[asset]
+        shown: dict[str, Any] = {"state": entry.state, "reason": entry.reason}
+        if run_state is None and message and entry.state != "current":
+            shown["reason"] = message
+        if run_state == "running" or (
+            run_state == "failed" and (entry.manifest is None or ended > entry.manifest.created)
+        ):
+            shown = {"state": run_state, "reason": message, "last_run_id": run_id}
+        if entry.manifest is not None:
+            shown |= _describe(entry.manifest, entry.location)
+        assets[asset] = shown
+    raw = found["raw_dataset"].manifest
+    return {
+        "name": spec.name,
+        "source": spec.source,
+        "preset": spec.preset,
+        "revision": raw.summary.get("revision", "") if raw else "",
+        "assets": assets,
+    }
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def run_chain(
+    name: str,
+    *,
+    to: str | None = None,
+    force: bool = False,
+    sink: Callable[[str, Report], None] | None = None,
+    definitions: dg.Definitions | None = None,
+) -> RunOutcome:
+    """Bring a dataset's chain up to date in this process, recorded like any other run.
+
+    Args:
+        to: the last asset wanted; all of them by default.
+        force: do the work again although nothing changed.
+        sink: called with (asset, report) on every progress update.
+        definitions: other definitions than the project's (tests).
+
+    Returns the outcome also when the run failed by itself or at a quality gate.
+
+    Raises:
+        UserError: the input cannot be used; the run is recorded as failed with the same sentence.
+        Cancelled: Ctrl-C; the run is recorded as canceled, finished assets and checkpoints stay.
+    """
+    if to is not None and to not in ASSETS:
+        raise UserError(f"There is no asset {to!r}; choose one of {', '.join(ASSETS)}.")
+    chosen = ASSETS[: ASSETS.index(to) + 1] if to else ASSETS
+    spec = _registry().get(name)
+    spec.resolve()
+    if definitions is None:
+        from splat_assets.definitions import defs
+
+        definitions = defs
+    with open_instance(capture_logs=False) as instance, _listening(sink):
+        close_dead_runs(instance)
+        instance.add_dynamic_partitions(PARTITIONS, [name])
+        run_id = _new_run_id()
+        try:
+            result = definitions.resolve_job_def("reconstruct").execute_in_process(
+                run_id=run_id,
+                instance=instance,
+                partition_key=name,
+                asset_selection=[dg.AssetKey(asset) for asset in chosen],
+                raise_on_error=False,
+                run_config={
+                    "ops": {asset: {"config": {"force": force}} for asset in chosen},
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                },
+                tags={PROCESS_TAG: _this_process(), REPOSITORY_TAG: LOCATION},
+            )
+        except KeyboardInterrupt:
+            _mark_canceled(instance, run_id)
+            raise Cancelled(_stopped(name)) from None
+        return _outcome(result, instance, spec, chosen)
+
+
+def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs of terminals that were killed as failed and free what they held; their ids.
+
+    Nobody else would: Dagster watches only the run workers that it started itself.
+    """
+    import psutil
+
+    closed = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
+        host, _, process = run.tags.get(PROCESS_TAG, "").partition(":")
+        if host != socket.gethostname() or not process:
+            continue
+        pid, _, started = process.partition(":")
+        try:
+            alive = abs(psutil.Process(int(pid)).create_time() - float(started)) < 2.0
+        except (psutil.NoSuchProcess, ValueError):
+            alive = False
+        if not alive:
+            instance.report_run_failed(run, "The terminal that executed this run was killed.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            closed.append(run.run_id)
+    return closed
+
+
+def dev(*, port: int = 3000, host: str = "127.0.0.1") -> None:
+    """Replace this process by Dagster's web UI and daemon on the project's instance.
+
+    Ends with Ctrl-C. Never returns.
+    """
+    home = instance_home()
+    with open_instance() as instance:
+        close_dead_runs(instance)
+    # A shell's background job ignores Ctrl-C, and Dagster maps SIGTERM onto that: nothing but
+    # SIGKILL would end it, and leave its children behind.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+    }
+    command = [sys.executable, "-m", "dagster", "dev", "--port", str(port), "--host", host]
+    if Path("workspace.yaml").is_file():
+        command += ["-w", "workspace.yaml"]
+    else:
+        command += ["-m", "splat_assets.definitions"]
+    os.execve(sys.executable, command, environment)
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def _registry() -> Registry:
+    return Registry(load_settings().registry_folder)
+
+
+def _store() -> ArtifactStore:
+    return ArtifactStore.open(load_settings())
+
+
+@contextmanager
+def _listening(sink: Callable[[str, Report], None] | None) -> Iterator[None]:
+    """Let `sink` hear the steps of this process, and Dagster's own logger be silent meanwhile."""
+    token = LISTENER.set(sink or (lambda asset, report: None))
+    logger = logging.getLogger("dagster")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        LISTENER.reset(token)
+
+
+def _outcome(
+    result: dg.ExecuteInProcessResult,
+    instance: dg.DagsterInstance,
+    spec: DatasetSpec,
+    chosen: tuple[str, ...],
+) -> RunOutcome:
+    run = instance.get_run_by_id(result.run_id)
+    if run is not None and run.status == dg.DagsterRunStatus.CANCELED:
+        raise Cancelled(_stopped(spec.name))
+    store = _store()
+    checks = [
+        FailedCheck(
+            found.asset_check_key.asset_key.to_user_string(),
+            found.check_name,
+            found.description or found.check_name,
+            bool(found.blocking),
+        )
+        for found in result.get_asset_check_evaluations()
+        if not found.passed
+    ]
+    error, log = None, None
+    for event in result.all_events:
+        if event.is_step_failure:
+            step = event.step_key or ""
+            error, is_users = _explain(event.step_failure_data)
+            if is_users:
+                raise UserError(error)
+            error = next((c.message for c in checks if c.blocking and c.asset == step), error)
+            candidate = store.run_file(spec.name, step, result.run_id, ".log")
+            log = candidate if candidate.is_file() else None
+            break
+    assets = {}
+    for asset in chosen:
+        manifest = store.current(spec.name, asset)
+        for made in result.asset_materializations_for_node(asset):
+            if manifest is not None:
+                reused = bool(made.metadata["reused"].value)
+                shown = _describe(manifest, store.locate(spec.name, asset))
+                assets[asset] = {"reused": reused, **shown}
+    if not result.success and error is None:
+        error = "The run failed; `splat-assets dev` shows its log."
+    return RunOutcome(result.run_id, result.success, assets, checks, error, log)
+
+
+def _describe(manifest: Manifest, location: str | None) -> dict[str, Any]:
+    """An artifact's figures as flat plain values. `seconds` is that of the whole stage."""
+    plain = bool | int | float | str
+    figures = {k: v for k, v in manifest.summary.items() if v is None or isinstance(v, plain)}
+    return {
+        **figures,
+        "run_id": manifest.run_id,
+        "seconds": round(manifest.seconds, 2),
+        "path": location,
+        "bytes": manifest.total_bytes,
+        "skipped": manifest.skipped,
+    }
+
+
+def _explain(data: StepFailureData) -> tuple[str, bool]:
+    """The sentence of a failed step, and whether the input is to blame."""
+    if data.user_failure_data is not None:
+        mark = data.user_failure_data.metadata.get(USER_ERROR)
+        return data.user_failure_data.description or "", bool(mark and mark.value)
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return (error.message.strip() if error is not None else "The step failed."), False
+
+
+def _latest_step(
+    instance: dg.DagsterInstance, name: str, asset: str
+) -> tuple[str | None, str, float, str]:
+    """(running, failed or None; run id; when it ended; why) of the newest run that reached it."""
+    from dagster._core.execution.stats import StepEventStatus
+
+    for run in instance.get_runs(dg.RunsFilter(tags={PARTITION_TAG: name}), limit=20):
+        for step in instance.get_run_step_stats(run.run_id, [asset]):
+            if step.status == StepEventStatus.IN_PROGRESS and run.status in IN_PROGRESS:
+                return "running", run.run_id, 0.0, "a run works on it"
+            if step.status == StepEventStatus.FAILURE and run.status in STOPPED:
+                return None, run.run_id, step.end_time or 0.0, "the last run was stopped"
+            if step.status == StepEventStatus.FAILURE:
+                return "failed", run.run_id, step.end_time or 0.0, _why(instance, run.run_id, asset)
+            if step.status == StepEventStatus.SUCCESS:
+                return None, run.run_id, step.end_time or 0.0, ""
+    return None, "", 0.0, ""
+
+
+def _why(instance: dg.DagsterInstance, run_id: str, asset: str) -> str:
+    kinds = {dg.DagsterEventType.STEP_FAILURE}
+    for entry in instance.all_logs(run_id, of_type=kinds):
+        event = entry.dagster_event
+        if event is not None and event.step_key == asset:
+            return _explain(event.step_failure_data)[0]
+    return "the last run failed"
+
+
+def _mark_canceled(instance: dg.DagsterInstance, run_id: str) -> None:
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        instance.report_run_canceled(run, "Stopped on the terminal.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+def _stopped(name: str) -> str:
+    return f"Stopped. What was finished is kept; `splat-assets run {name}` goes on from there."
+
+
+def _new_run_id() -> str:
+    import uuid
+
+    return str(uuid.uuid4())
+
+
+def _this_process() -> str:
+    import psutil
+
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.1f}"

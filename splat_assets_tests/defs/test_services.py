@@ -1,0 +1,139 @@
+"""The graph under real Dagster services: backfill, kill, cancel; with fake stages.
+
+One set of services serves all tests of this file (starting them takes most of the time).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from splat_assets.artifacts.store import ArtifactStore
+from splat_assets.datasets.registry import Registry
+from splat_assets.datasets.spec import make_spec
+from splat_assets.stages import ASSETS
+from splat_assets_tests.dagster_services import Dagster, services, wait_for
+
+pytestmark = pytest.mark.slow
+MODULE = "splat_assets_tests.defs.fake_definitions"
+CHILD = "splat_assets.isolation"
+
+
+@pytest.fixture(scope="module")
+def dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dagster]:
+    with services(tmp_path_factory.mktemp("dagster"), module=MODULE) as running:
+        yield running
+
+
+def add(dagster: Dagster, *names: str, query: str = "") -> None:
+    """Drop registry files in by hand and wait until the sensor has made partitions of them."""
+    registry = Registry(dagster.data / "datasets")
+    for name in names:
+        registry.add(make_spec(name=name, source=f"fake:?{query}"))
+    wait_for(
+        lambda: set(names) <= set(dagster.partitions()), 60, f"the sensor to see {', '.join(names)}"
+    )
+
+
+def store(dagster: Dagster) -> ArtifactStore:
+    return ArtifactStore(str(dagster.data), dagster.data)
+
+
+def checkpoint(dagster: Dagster, name: str) -> int:
+    """The step of the training's newest checkpoint."""
+    for path in store(dagster).folder(name, "trained_splat").glob(".resume/*/step.json"):
+        return int(json.loads(path.read_text())["step"])
+    return 0
+
+
+def test_backfill_over_four_partitions_finishes(dagster: Dagster) -> None:
+    names = [f"garden-{i}" for i in range(4)]
+    add(dagster, *names)
+    backfill = dagster.backfill(ASSETS, names)
+    wait_for(lambda: dagster.backfill_status(backfill) == "COMPLETED_SUCCESS", 120, "the backfill")
+    assert {run["status"] for run in dagster.runs(**{"dagster/backfill": backfill})} == {"SUCCESS"}
+    for name in names:
+        assert all(store(dagster).current(name, asset) for asset in ASSETS)
+
+
+def test_killed_worker_leaves_no_child_and_is_resumed(dagster: Dagster) -> None:
+    """SIGKILL of the run worker half-way: the step dies with it; Dagster's retry resumes."""
+    add(dagster, "killed", query="steps=60&step_sec=0.1")
+    run_id = dagster.launch("reconstruct", "killed")
+    reached = wait_for(lambda: checkpoint(dagster, "killed") >= 10 and 10, 90, "ten steps")
+    (child,) = dagster.processes(CHILD)
+    step_process = child.parent()
+    worker = psutil.Process(worker_pid(dagster, run_id))
+    assert worker.pid != step_process.pid
+    worker.kill()
+    psutil.wait_procs([child, step_process], timeout=5)
+    assert not child.is_running() and not step_process.is_running()
+    assert store(dagster).current("killed", "trained_splat") is None
+    assert dagster.wait(run_id) == "FAILURE"
+    retried = wait_for(lambda: dagster.runs(**{"dagster/root_run_id": run_id}), 60, "the retry")
+    assert dagster.wait(retried[0]["runId"], 90) == "SUCCESS"
+    done = store(dagster).current("killed", "trained_splat")
+    assert done is not None and done.summary["resumed_from_step"] >= reached
+    wait_for(lambda: dagster.claimed_slots("gpu") == 0, 20, "the slot to be free")
+
+
+def test_cancel_frees_the_slot_and_keeps_the_previous_artifact(dagster: Dagster) -> None:
+    """Even inside native code that never looks up: gone within seconds."""
+    add(dagster, "stopped")
+    assert dagster.wait(dagster.launch("reconstruct", "stopped"), 90) == "SUCCESS"
+    before = store(dagster).current("stopped", "trained_splat")
+    spec = make_spec(name="stopped", source="fake:?steps=60&native=1")
+    Registry(dagster.data / "datasets").add(spec, replace=True)
+    run_id = dagster.launch("reconstruct", "stopped")
+    wait_for(lambda: dagster.processes(CHILD + " "), 60, "the solver or the trainer")
+    wait_for(lambda: dagster.claimed_slots("gpu") == 1, 60, "the training's slot")
+    wait_for(lambda: dagster.processes(CHILD), 30, "the trainer")
+    began = time.monotonic()
+    dagster.terminate(run_id)
+    assert dagster.wait(run_id, 30) == "CANCELED"
+    wait_for(lambda: not dagster.processes(CHILD), 10, "the child to be gone")
+    assert time.monotonic() - began < 10
+    wait_for(lambda: dagster.claimed_slots("gpu") == 0, 20, "the slot to be free")
+    assert store(dagster).current("stopped", "trained_splat") == before
+    assert [p.name for p in store(dagster).folder("stopped", "trained_splat").iterdir()].count(
+        f".partial-{run_id}"
+    ) == 0
+
+
+def test_add_dataset_job_registers_and_reconstructs(dagster: Dagster) -> None:
+    config = {"source": "fake:?x=1", "name": "added"}
+    run_id = dagster.launch_op_job("add_dataset", {"ops": {"register_dataset": {"config": config}}})
+    assert dagster.wait(run_id) == "SUCCESS"
+    started = wait_for(lambda: dagster.runs(**{"dagster/partition": "added"}), 60, "its run")
+    assert dagster.wait(started[0]["runId"], 60) == "SUCCESS"
+    assert store(dagster).current("added", "compressed_splat") is not None
+
+
+def test_removed_registry_file_removes_the_partition_but_not_the_artifacts(
+    dagster: Dagster,
+) -> None:
+    Registry(dagster.data / "datasets").remove("added")
+    wait_for(lambda: "added" not in dagster.partitions(), 60, "the sensor")
+    assert store(dagster).current("added", "compressed_splat") is not None
+
+
+def worker_pid(dagster: Dagster, run_id: str) -> int:
+    """The run worker's process id, from the engine event of its executor."""
+    events = dagster.query(
+        """query($id: ID!) { runOrError(runId: $id) { ... on Run { eventConnection { events {
+        ... on MessageEvent { message } } } } } }""",
+        id=run_id,
+    )["runOrError"]["eventConnection"]["events"]
+    mark = "parent process (pid: "
+    message = next(e["message"] for e in events if mark in e.get("message", ""))
+    return int(message.partition(mark)[2].partition(")")[0])
+
+
+def test_paths_do_not_leak(dagster: Dagster) -> None:
+    """Everything the services wrote lies in their own folder."""
+    assert not (Path.cwd() / "data" / "garden-0").exists()
