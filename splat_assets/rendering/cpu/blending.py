@@ -42,10 +42,11 @@ from splat_assets.rendering.cpu.simd import (
 )
 
 BLOCKS = 64  # of a tile
-# float32 a block in a thread's scratch memory: T, r, g, b, depth going forward; T, R and the
-# gradients of r, g, b, depth going back. The stride is no multiple of 4096 bytes, which would make
+# float32 a block in a thread's scratch memory: T, r, g, b, depth, Σ w going forward; T, R and the
+# gradients of r, g, b, depth going back. (1 - T is alpha too, but where alpha is small only Σ w is
+# exact enough to divide depth by.) The stride is no multiple of 4096 bytes, which would make
 # stores and loads of different planes collide in the L1 cache.
-FORWARD_STRIDE = 5 * 16
+FORWARD_STRIDE = 6 * 16
 BACKWARD_STRIDE = 6 * 16
 SCRATCH = BLOCKS * BACKWARD_STRIDE
 ONE = np.uint64(1)
@@ -126,7 +127,7 @@ def blend(  # type: ignore[no-untyped-def]
         alive = np.uint64(0)
         for block in range(BLOCKS):
             at = block * FORWARD_STRIDE
-            for plane in range(1, 5):
+            for plane in range(1, 6):
                 store(scratch, at + 16 * plane, none)
             left, top = x0 + (block & 7) * 4, y0 + (block >> 3) * 4
             if left < width and top < height:
@@ -173,6 +174,7 @@ def blend(  # type: ignore[no-untyped-def]
                 store(scratch, at + 48, fma(weight, blue, load(scratch, at + 48)))
                 if depth_at >= 0:
                     store(scratch, at + 64, fma(weight, depth, load(scratch, at + 64)))
+                    store(scratch, at + 80, load(scratch, at + 80) + weight)
                 ended = choose(valid, none - absolute(T), T)
                 T = choose(blended, after, ended)
                 store(scratch, at, T)
@@ -196,6 +198,7 @@ def blend(  # type: ignore[no-untyped-def]
                     image[out + 2] = scratch[at + 48] + T1 * background[2]
                 if depth_at >= 0:
                     image[out + depth_at] = scratch[at + 64]
+                    alphas[pixel] = min(scratch[at + 80], np.float32(1.0))
 
 
 @njit(cache=True, nogil=True)
