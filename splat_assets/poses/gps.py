@@ -1,0 +1,95 @@
+"""Orienting and scaling a reconstruction by the photos' GPS positions: metres, z up (ENU)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pycolmap
+
+MIN_IMAGES = 3
+MIN_SPREAD_M = 3.0  # standard deviation across the second direction; consumer GPS errs by metres
+MIN_FLATNESS = 0.05  # second direction over the first: photos along a line leave the roll open
+MAX_RESIDUAL = 0.25  # of the spread
+MIN_INLIER_RATIO = 0.6
+
+
+@dataclass(frozen=True)
+class GpsAlignment:
+    """What was done. `residual_m` is the median distance of camera and GPS position."""
+
+    aligned: bool
+    reason: str  # one sentence
+    num_images: int = 0
+    residual_m: float | None = None
+    origin: tuple[float, float, float] | None = None  # latitude, longitude, altitude of (0, 0, 0)
+
+
+def local_positions(kept: pd.DataFrame) -> tuple[np.ndarray, tuple[float, float, float]] | None:
+    """GPS as east, north, up in metres [N, 3] about the photos' middle, NaN where unknown.
+
+    None when fewer than three photos have a position. Photos without an altitude get the middle's.
+    """
+    geodetic = kept[["gps_lat", "gps_lon", "gps_alt"]].to_numpy(np.float64, na_value=np.nan)
+    known = np.isfinite(geodetic[:, :2]).all(axis=1)
+    if known.sum() < MIN_IMAGES:
+        return None
+    altitude = geodetic[known, 2]
+    middle = float(np.nanmedian(altitude)) if np.isfinite(altitude).any() else 0.0
+    geodetic[:, 2] = np.where(np.isfinite(geodetic[:, 2]), geodetic[:, 2], middle)
+    lat, lon = (float(np.median(geodetic[known, axis])) for axis in (0, 1))
+    positions = np.full((len(kept), 3), np.nan)
+    transform = pycolmap.GPSTransform(pycolmap.GPSTransformEllipsoid.WGS84)
+    positions[known] = transform.ellipsoid_to_enu(geodetic[known], lat, lon, middle)
+    return positions, (lat, lon, middle)
+
+
+def align_to_gps(
+    model: pycolmap.Reconstruction,
+    positions_by_name: dict[str, np.ndarray],
+    origin: tuple[float, float, float],
+    seed: int,
+) -> GpsAlignment:
+    """Move `model` in place onto the positions where they are good enough for it.
+
+    Args:
+        positions_by_name: [3] metres by image name, finite.
+    """
+    images = [i for i in model.images.values() if i.has_pose and i.name in positions_by_name]
+    if len(images) < MIN_IMAGES:
+        return GpsAlignment(False, f"only {len(images)} registered photos have a GPS position")
+    images.sort(key=lambda image: image.name)
+    target = np.array([positions_by_name[image.name] for image in images])
+    source = np.array([image.projection_center() for image in images])
+    count = len(images)
+    spread = np.linalg.svd(target - target.mean(axis=0), compute_uv=False) / np.sqrt(count)
+    if spread[1] < MIN_SPREAD_M or spread[1] < MIN_FLATNESS * spread[0]:
+        return GpsAlignment(
+            False,
+            f"the GPS positions spread only {spread[0]:.1f} m by {spread[1]:.1f} m",
+            count,
+        )
+    ransac = pycolmap.RANSACOptions()
+    ransac.max_error = max(5.0, 0.1 * float(spread[0]))
+    ransac.random_seed = seed
+    sim = pycolmap.estimate_sim3d_robust(source, target, ransac)
+    if sim is None:
+        return GpsAlignment(False, "the GPS positions do not fit the reconstruction", count)
+    inliers = _distances(sim, source, target) <= ransac.max_error
+    if inliers.sum() >= MIN_IMAGES:
+        sim = pycolmap.estimate_sim3d(source[inliers], target[inliers]) or sim
+    residual = float(np.median(_distances(sim, source, target)))
+    if inliers.mean() < MIN_INLIER_RATIO or residual > MAX_RESIDUAL * spread[0]:
+        return GpsAlignment(
+            False, f"the GPS positions miss the reconstruction by {residual:.1f} m", count, residual
+        )
+    model.transform(sim)
+    return GpsAlignment(
+        True, f"oriented and scaled by {count} GPS positions", count, residual, origin
+    )
+
+
+def _distances(sim: pycolmap.Sim3d, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    moved = sim.scale * source @ sim.rotation.matrix().T + sim.translation
+    return np.linalg.norm(moved - target, axis=1)

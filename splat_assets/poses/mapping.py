@@ -1,0 +1,149 @@
+"""From matches to cameras and points: COLMAP's incremental mapper, or its global one (GLOMAP).
+
+Incremental: Schönberger & Frahm 2016. Global: Pan et al. 2024.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pycolmap
+
+from splat_assets.poses.features import Workspace
+from splat_assets.poses.native import run_native
+from splat_assets.progress import Progress
+
+GLOBAL_FROM = 150  # images; incremental mapping grows faster than linearly
+MIN_INLIERS = 15  # verified matches that make a pair, and a registration
+# Sums over several threads differ in their last digits, and registration order can follow from
+# them. One thread makes two runs agree bit for bit; above this many images the wait is too long.
+ONE_THREAD_UP_TO = 200
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """What a mapper returned: models, largest first."""
+
+    mapper: str
+    models: tuple[pycolmap.Reconstruction, ...]
+
+    @property
+    def registered(self) -> int:
+        return self.models[0].num_reg_images() if self.models else 0
+
+    @property
+    def error_px(self) -> float:
+        return self.models[0].compute_mean_reprojection_error() if self.models else float("nan")
+
+
+def choose_mapper(wanted: str, num_images: int) -> str:
+    if wanted != "auto":
+        return wanted
+    return "global" if num_images > GLOBAL_FROM else "incremental"
+
+
+def run_mapper(
+    mapper: str, workspace: Workspace, *, threads: int, seed: int, progress: Progress
+) -> Mapped:
+    """Reconstruct from the workspace's database. Returns no models when no pair can start one."""
+    pycolmap.set_random_seed(seed)
+    if len(workspace.links) <= ONE_THREAD_UP_TO:
+        threads = 1
+    run = _run_global if mapper == "global" else _run_incremental
+    models = run(workspace, threads, seed, progress)
+    ranked = sorted(models, key=lambda m: (-m.num_reg_images(), -m.num_points3D()))
+    return Mapped(mapper, tuple(ranked))
+
+
+def incremental_options(
+    num_images: int, threads: int, seed: int
+) -> pycolmap.IncrementalPipelineOptions:
+    """COLMAP's options with what was measured to be faster or to register more (benchmarks/)."""
+    options = pycolmap.IncrementalPipelineOptions()
+    options.num_threads = threads
+    options.random_seed = seed
+    options.mapper.random_seed = seed
+    options.triangulation.random_seed = seed
+    options.min_num_matches = MIN_INLIERS
+    options.min_model_size = max(3, min(10, num_images // 3))
+    options.extract_colors = False  # done once, for the model that is kept
+    # with shared intrinsics 15 points pin an image down; 30 loses weakly connected ones
+    options.mapper.abs_pose_min_num_inliers = MIN_INLIERS
+    return options
+
+
+def _run_incremental(
+    workspace: Workspace, threads: int, seed: int, progress: Progress
+) -> list[pycolmap.Reconstruction]:
+    total = len(workspace.links)
+    options = incremental_options(total, threads, seed)
+    registered = 0
+
+    def started() -> None:
+        nonlocal registered
+        registered = 2
+
+    def advanced() -> None:
+        nonlocal registered
+        registered += 1
+
+    def poll() -> None:
+        done = min(registered, total)
+        message = f"Registered {done} of {total} images"
+        progress.update(done / total, message, registered=done)
+
+    out = workspace.folder / "models"
+    out.mkdir(exist_ok=True)
+    models = run_native(
+        lambda token: pycolmap.incremental_mapping(
+            workspace.database,
+            workspace.images,
+            out,
+            options,
+            initial_image_pair_callback=started,
+            next_image_callback=advanced,
+            cancellation_token=token,
+        ),
+        poll,
+    )
+    return list(models.values())
+
+
+def _run_global(
+    workspace: Workspace, threads: int, seed: int, progress: Progress
+) -> list[pycolmap.Reconstruction]:
+    options = pycolmap.GlobalPipelineOptions()
+    options.num_threads = threads
+    options.random_seed = seed
+    options.mapper.num_threads = threads
+    options.mapper.random_seed = seed
+    options.mapper.global_positioning.use_gpu = False
+    options.mapper.bundle_adjustment.ceres.use_gpu = False
+    options.min_num_matches = MIN_INLIERS
+    manager = pycolmap.ReconstructionManager()
+    steps = 0
+
+    def run(token: pycolmap.CancellationToken) -> None:
+        def advanced() -> None:
+            nonlocal steps
+            steps += 1
+            if token.is_cancelled:  # the global mapper does not look at tokens itself
+                raise InterruptedError("cancelled")
+
+        with pycolmap.Database.open(workspace.database) as database:
+            pipeline = pycolmap.GlobalPipeline(options, database, manager)
+            update = pycolmap.GlobalPipelineCallback.MODEL_UPDATE_CALLBACK
+            pipeline.add_callback(update.value, advanced)
+            pipeline.run()
+
+    def poll() -> None:
+        progress.update(1 - 0.8**steps, "Solving all cameras at once", steps=steps)
+
+    run_native(run, poll)
+    return [manager.get(i) for i in range(manager.size())]
+
+
+def extract_colors(model: pycolmap.Reconstruction, images: Path, threads: int) -> None:
+    """Colour the points by the mean of the pixels they were seen at."""
+    model.extract_colors_for_all_images(images, threads)
