@@ -1,0 +1,150 @@
+"""`export`, `view`, `compress`, `info`: results, and splat files of any origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from splat_assets.cli import options
+from splat_assets.cli.output import say, say_json, show_bytes, show_seconds, warn
+from splat_assets.errors import UserError
+
+if TYPE_CHECKING:
+    from splat_assets.datasets.options import CompressOptions
+
+EXPORTS = {
+    "sog": ("compressed_splat", "scene.sog"),
+    "html": ("compressed_splat", "viewer.html"),
+    "ply": ("trained_splat", "splat.ply"),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command()(export)
+    app.command()(view)
+    app.command()(compress)
+    app.command()(info)
+
+
+def export(
+    name: str = typer.Argument(help="The dataset."),
+    form: str = typer.Option(..., "--format", "-F", help=f"One of {', '.join(EXPORTS)}."),
+    output: Path = options.OUTPUT,
+    force: bool = options.FORCE_FILE,
+) -> None:
+    """Copy a dataset's current result to a file."""
+    from splat_assets.artifacts.manifest import link_or_copy
+
+    if form not in EXPORTS:
+        raise UserError(f"There is no format {form!r}; choose one of {', '.join(EXPORTS)}.")
+    asset, file = EXPORTS[form]
+    source = _current(name, asset) / file
+    if not source.is_file():
+        raise UserError(
+            f"The {asset} of {name!r} holds no {file}; run it again with it switched on."
+        )
+    options.check_output(output, force)
+    arriving = output.with_name(f".{output.name}.tmp")
+    try:
+        arriving.unlink(missing_ok=True)
+        link_or_copy(source, arriving)
+        arriving.replace(output)
+    finally:
+        arriving.unlink(missing_ok=True)
+    say(f"{output} ({show_bytes(output.stat().st_size)})")
+
+
+def view(
+    name: str = typer.Argument(help="The dataset."),
+    port: int = typer.Option(0, "--port", min=0, max=65535, help="0 takes a free one."),
+    browser: bool = typer.Option(True, help="Open the web browser."),
+) -> None:
+    """Show a dataset's splat in the web browser. Ctrl-C ends it."""
+    from splat_assets.viewing.serve import serve
+
+    folder = _current(name, "compressed_splat")
+    serve(folder, port, open_browser=browser)
+
+
+def compress(
+    source: Path = typer.Argument(metavar="FILE.ply", help="A splat in 3DGS layout."),
+    output: Path = options.OUTPUT,
+    overrides: list[str] = typer.Option(
+        [], "--set", "-s", metavar="OPTION=VALUE", help="A compress option; may be repeated."
+    ),
+    force: bool = options.FORCE_FILE,
+    as_json: bool = options.JSON,
+) -> None:
+    """Compress a splat file to .sog; no dataset is needed."""
+    from splat_assets.cli.bars import one_bar
+    from splat_assets.compression.compress import compress_file
+
+    if not source.is_file():
+        raise UserError(f"There is no file {source}.")
+    wishes = _compress_options(overrides)
+    options.check_output(output, force)
+    with one_bar("compress") as progress:
+        report = compress_file(source, output, options=wishes, progress=progress)
+    if as_json:
+        say_json(report)
+        return
+    ratio = f", {report['ratio']:.1f}× smaller" if report.get("ratio") else ""
+    took = f" in {show_seconds(report['seconds'])}" if report.get("seconds") else ""
+    say(f"{output} ({show_bytes(output.stat().st_size)}{ratio}){took}")
+
+
+def info(
+    file: Path = typer.Argument(help="A .ply or .sog file, or the folder form of a .sog."),
+    as_json: bool = options.JSON,
+) -> None:
+    """Say what a splat file holds."""
+    from splat_assets.compression.compress import describe_file
+
+    if not file.exists():
+        raise UserError(f"There is no file {file}.")
+    found = describe_file(file)
+    if as_json:
+        say_json(found)
+        return
+    width = max(len(key) for key in found)
+    for key, value in found.items():
+        say(f"{key:<{width}}  {_show(key, value)}")
+
+
+def _show(key: str, value: Any) -> str:
+    if key.endswith("bytes") and isinstance(value, int | float):
+        return show_bytes(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_show(key, item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(_show(key, item) for item in value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _compress_options(texts: list[str]) -> CompressOptions:
+    from splat_assets.cli.specs import parse_overrides
+    from splat_assets.datasets.spec import make_spec
+
+    wishes = parse_overrides([f"compress.{text.removeprefix('compress.')}" for text in texts])
+    return make_spec(name="file", source="file", options=wishes).resolve().compress
+
+
+def _current(name: str, asset: str) -> Path:
+    """Local folder of a dataset's current artifact; warns when it is stale."""
+    from splat_assets.artifacts.store import ArtifactStore
+    from splat_assets.cli.specs import open_registry
+    from splat_assets.settings import load_settings
+    from splat_assets.stages import status
+
+    spec = open_registry().get(name)
+    store = ArtifactStore.open(load_settings())
+    folder = store.open_local(name, asset)
+    if folder is None:
+        raise UserError(f"{name!r} has no {asset} yet; `splat-assets run {name}` makes it.")
+    found = status(spec, store)[asset]
+    if found.state != "current":
+        warn(f"{asset} of {name} is {found.state} ({found.reason}); `splat-assets run {name}`.")
+    return folder
