@@ -1,0 +1,256 @@
+"""The stage `compressed_splat`: a trained splat becomes standard SOG files, a viewer page and a
+report that measures, instead of promising, what was lost."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from splat_assets.artifacts.manifest import build_manifest, write_manifest, write_text_atomic
+from splat_assets.compression.compressed_splat import CompressedSplat
+from splat_assets.compression.quality import Quality, choose_views, measure_loss
+from splat_assets.compression.sog_reader import read_sog
+from splat_assets.compression.sog_writer import (
+    EncodedSog,
+    SogOptions,
+    encode_sog,
+    importance,
+    write_bundle,
+    write_folder,
+)
+from splat_assets.compute import Compute
+from splat_assets.datasets.options import CompressOptions
+from splat_assets.errors import TransientError, UserError
+from splat_assets.gaussians.gaussians import Gaussians
+from splat_assets.gaussians.ply import read_ply, write_ply
+from splat_assets.gaussians.splat_model import SplatModel, View
+from splat_assets.gaussians.transform import rotate
+from splat_assets.progress import Progress
+from splat_assets.viewing.camera import orbit_views, pick_view, turn_view, upright_rotation
+from splat_assets.viewing.preview import write_preview
+
+_LEVEL_ENOUGH_DEG = 1.0  # smaller tilts are left alone
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """The splat as it will be published: turned upright, with cameras to look at it."""
+
+    gaussians: Gaussians
+    rotation: np.ndarray | None  # [3, 3] from the frame of the poses; None when not turned
+    views: list[View]  # to compare in, frame of the poses
+    opening: View  # to open the viewer with, frame of the published splat
+    target: np.ndarray  # [3] what the viewer orbits, frame of the published splat
+    background: tuple[float, float, float]
+    has_cameras: bool
+
+
+def compress_splat(
+    splat: SplatModel,
+    out: Path,
+    *,
+    options: CompressOptions,
+    compute: Compute,
+    progress: Progress,
+) -> CompressedSplat:
+    """Write a `CompressedSplat` into the existing empty folder `out`.
+
+    The published splat is turned upright (-y up, as viewers expect) where the poses tell which way
+    up is; the rotation is in `report.json` under `frame`.
+
+    Raises `UserError` when the splat is empty or damaged, `Cancelled` when asked to stop.
+    """
+    began = time.perf_counter()
+    progress.update(0.0, "Reading the splat")
+    original = read_ply(splat.ply)
+    scene = _prepare(splat, original)
+    encoded = encode_sog(scene.gaussians, sog_options(options), progress.span(0.05, 0.5))
+    encode_seconds = time.perf_counter() - began
+
+    sog_bytes = write_bundle(out / "scene.sog", encoded)
+    write_folder(out / "scene", encoded)
+    for name in options.formats:
+        if name == "ply":
+            write_ply(out / "scene.ply", scene.gaussians)
+    decoded = read_sog(out / "scene.sog")
+    if len(decoded) != encoded.count:
+        raise RuntimeError(f"scene.sog decodes to {len(decoded)} of {encoded.count} Gaussians")
+
+    quality = measure_loss(
+        original,
+        decoded,
+        scene.views,
+        compute=compute,
+        progress=progress.span(0.5, 0.9),
+        background=scene.background,
+        folder=splat.path,
+        rotation=scene.rotation,
+    )
+    progress.update(0.9, "Drawing the preview")
+    write_preview(
+        out / "preview.jpg", decoded, scene.opening, compute=compute, background=scene.background
+    )
+    ply_bytes = splat.ply.stat().st_size
+    figures = _figures(encoded, quality, ply_bytes, sog_bytes)
+    viewer_note = ""
+    if options.viewer:
+        progress.update(0.95, "Writing the viewer page")
+        viewer_note = _write_viewer(out, scene, splat.manifest.dataset, figures, progress)
+    figures["seconds"] = round(time.perf_counter() - began, 2)
+    report = _report(figures, encoded, quality, scene, encode_seconds, viewer_note)
+    write_text_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
+    manifest = build_manifest(
+        out,
+        CompressedSplat.KIND,
+        versioned=["scene.sog"],
+        summary=figures,
+        options=options.model_dump(mode="json"),
+    )
+    write_manifest(out, manifest)
+    progress.update(1.0, "Compressed", sog_bytes=sog_bytes, ratio=figures["ratio"])
+    return CompressedSplat.open(out)
+
+
+def sog_options(options: CompressOptions) -> SogOptions:
+    """The encoder's part of the stage's options."""
+    return SogOptions(order=options.order, palette_size=options.palette_size, seed=options.seed)
+
+
+def frame_splat(gaussians: Gaussians) -> tuple[np.ndarray, float]:
+    """Centre [3] and radius of what is visible of a splat that came without cameras."""
+    finite = np.isfinite(gaussians.means).all(axis=1)
+    means = gaussians.means[finite].astype(np.float64)
+    if not len(means):
+        return np.zeros(3), 1.0
+    weights = importance(gaussians.select(finite))
+    low, high = np.empty(3), np.empty(3)
+    for axis in range(3):
+        # outliers by area and by number both stay out
+        order = np.argsort(means[:, axis], kind="stable")
+        share = np.cumsum(0.5 * weights[order] + 0.5 / len(means))
+        low[axis], high[axis] = np.interp((0.02, 0.98), share / share[-1], means[order, axis])
+    radius = float(np.linalg.norm(high - low)) / 2
+    return (low + high) / 2, max(radius, 1e-6)
+
+
+def _prepare(splat: SplatModel, original: Gaussians) -> _Scene:
+    """Turn the splat upright and find the cameras to judge and to show it with."""
+    views = splat.views()
+    if not views:
+        center, radius = frame_splat(original)
+        around = orbit_views(center, radius)
+        return _Scene(original, None, around, around[1], center, (0.0, 0.0, 0.0), False)
+    background = tuple(float(c) for c in splat.evaluation().get("background", (0, 0, 0)))
+    center = np.array(splat.summary.get("scene_center") or frame_splat(original)[0], np.float64)
+    rotation = None
+    up = splat.summary.get("scene_up")
+    if up is not None:
+        turn = upright_rotation(np.array(up, np.float64))
+        angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
+        rotation = turn if angle > _LEVEL_ENOUGH_DEG else None
+    opening = pick_view(views, center)
+    if rotation is None:
+        published, target = original, center
+    else:
+        published, target = rotate(original, rotation), rotation @ center
+        opening = turn_view(opening, rotation)
+    red, green, blue = background
+    return _Scene(
+        published, rotation, choose_views(views), opening, target, (red, green, blue), True
+    )
+
+
+def _figures(
+    encoded: EncodedSog, quality: Quality, ply_bytes: int, sog_bytes: int
+) -> dict[str, Any]:
+    """The manifest's summary."""
+    measured = quality.to_dict()
+    figures: dict[str, Any] = {
+        "num_gaussians": encoded.count,
+        "ply_bytes": ply_bytes,
+        "sog_bytes": sog_bytes,
+        "ratio": round(ply_bytes / sog_bytes, 2),
+        "psnr_vs_splat_db": measured["psnr_vs_splat_db"],
+        "ssim_vs_splat": measured["ssim_vs_splat"],
+        "order": encoded.sorting.order,
+        "palette_size": encoded.palette_size,
+    }
+    if "psnr_loss_db" in measured:
+        figures |= {
+            "psnr_db": measured["psnr_after_db"],
+            "ssim": measured["ssim_after"],
+            "psnr_loss_db": measured["psnr_loss_db"],
+        }
+    return figures
+
+
+def _write_viewer(
+    out: Path, scene: _Scene, name: str, figures: dict[str, Any], progress: Progress
+) -> str:
+    """Write `viewer.html`; returns why it could not be written, or "". Not being able to reach npm
+    must not cost the compressed splat."""
+    from splat_assets.viewing.viewer import write_viewer_html
+
+    caption = [
+        f"{figures['num_gaussians']:,} Gaussians",
+        f"{figures['sog_bytes'] / 1e6:.2f} MB, {figures['ratio']:.0f}× smaller",
+    ]
+    if "psnr_db" in figures:
+        caption.append(f"{figures['psnr_db']:.1f} dB on held-out photos")
+    try:
+        write_viewer_html(
+            out / "viewer.html",
+            out / "scene.sog",
+            title=name or "Gaussian splat",
+            view=scene.opening,
+            target=scene.target,
+            background=scene.background,
+            caption=caption,
+        )
+    except (UserError, TransientError) as problem:
+        progress.warn(str(problem))
+        return str(problem)
+    return ""
+
+
+def _report(
+    figures: dict[str, Any],
+    encoded: EncodedSog,
+    quality: Quality,
+    scene: _Scene,
+    encode_seconds: float,
+    viewer_note: str,
+) -> dict[str, Any]:
+    """What `report.json` holds beyond the summary."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    unit = 1 if sys.platform == "darwin" else 1024
+    notes = [n for n in (encoded.cleanup.describe(), encoded.sorting.note, viewer_note) if n]
+    return {
+        **figures,
+        "field_bytes": encoded.field_bytes,
+        "bytes_per_gaussian": round(figures["sog_bytes"] / encoded.count, 3),
+        "codebooks": encoded.codebooks,
+        "sh_degree": scene.gaussians.sh_degree,
+        "antialiased": scene.gaussians.antialiased,
+        "quality": quality.to_dict(),
+        "quality_views": "registered" if scene.has_cameras else "orbit",
+        "sorted_per_second": round(encoded.sorting.per_second),
+        "encode_seconds": round(encode_seconds, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_memory_bytes": usage.ru_maxrss * unit,
+        "dropped_gaussians": encoded.cleanup.dropped,
+        "frame": {
+            "up": [0, -1, 0],
+            "rotation_from_poses": (
+                np.eye(3) if scene.rotation is None else scene.rotation
+            ).tolist(),
+        },
+        "notes": notes,
+    }
