@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from splat_assets.errors import SourceError
-from splat_assets.sources import media
+from splat_assets.sources import media, splat
 from splat_assets.sources.job import (
     FetchJob,
     Receipt,
@@ -40,8 +40,11 @@ def fetch_folder(job: FetchJob) -> Receipt:
 
 
 def fetch_file(job: FetchJob) -> Receipt:
-    """Copy a single local file: a video or a splat."""
+    """Copy a single local file: a video or a splat, which is looked at first."""
     path = job.ref.path
+    if job.ref.kind == "ply":
+        with path.open("rb") as stream:
+            splat.check_splat(stream.read(splat.HEADER_LIMIT), path.stat().st_size, str(path))
     return _bring(job, {path.name: path}, {path.name: _stamp(path)})
 
 

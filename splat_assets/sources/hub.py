@@ -208,7 +208,7 @@ class _Client:
                 while waiting:
                     done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
                     for future in done:
-                        self._place(waiting.pop(future), future.result(), receipt)
+                        self._check(waiting.pop(future), future.result(), receipt)
                     job.progress.update(
                         min(counter.num_bytes, total) / total,
                         f"downloading {self._pinned.repo}: {len(waiting)} files to go",
@@ -218,6 +218,9 @@ class _Client:
                 counter.stopped.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+        # Only now: what was moved already would be lost to an attempt that goes on from here.
+        for path in missing:
+            _move(self._slot / "files" / self._in_repo(path), job.files / path)
 
     def unpack_parquet(self, shards: tuple[str, ...], receipt: Receipt) -> None:
         """Read the picture columns of the shards; finished shards outlive an interruption."""
@@ -245,8 +248,8 @@ class _Client:
             )
         )
 
-    def _place(self, path: str, downloaded: Path, receipt: Receipt) -> None:
-        """Check a finished download against the listing and move it into the artifact."""
+    def _check(self, path: str, downloaded: Path, receipt: Receipt) -> None:
+        """Compare a finished download with the listing."""
         file = self._listing[path]
         sha256 = hash_file(downloaded)
         if downloaded.stat().st_size != file.size or (file.lfs and file.lfs.sha256 != sha256):
@@ -254,7 +257,6 @@ class _Client:
             raise TransientError(f"{path} of {self._pinned.repo} was damaged on the way.")
         receipt.hashes[f"files/{path}"] = sha256
         receipt.transferred += file.size
-        _move(downloaded, self._job.files / path)
 
     def _open(self, path: str) -> Any:
         """A remote file for reading, by ranges."""

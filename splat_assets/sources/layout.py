@@ -101,7 +101,8 @@ def choose_layout(
         return Layout("video", tuple(videos), docs, ignored=left)
     plys = sorted(path for path in sizes if media.suffix(path) == ".ply")
     if plys:  # none is a splat: let the first one say what it is
-        splat.read_header(read(plys[0], splat.HEADER_LIMIT), f"{name}: {plys[0]}")
+        where = name if name.endswith(plys[0]) else f"{name}: {plys[0]}"
+        splat.read_header(read(plys[0], splat.HEADER_LIMIT), where)
     raise SourceError(f"{name} holds nothing usable: {_describe(sizes)}.")
 
 
@@ -256,7 +257,8 @@ def _splats(
     splats = [path for path in plys if splat.is_splat(read(path, splat.HEADER_LIMIT))]
     if len(splats) > 1:
         raise SourceError(
-            f"{name} holds {len(splats)} splats ({', '.join(splats[:3])}…); name one of them."
+            f"{name} holds {len(splats)} splats ({', '.join(splats[:3])}"
+            f"{', …' if len(splats) > 3 else ''}); name one of them."
         )
     return tuple(splats)
 

@@ -96,7 +96,7 @@ def _unpack_shard(
     try:
         with open_shard(shard) as stream:
             file = pq.ParquetFile(stream, buffer_size=READ_BYTES, pre_buffer=False)
-            columns = _picture_columns(file.schema_arrow)
+            columns = _picture_columns(file)
             rows = max(min(file.metadata.num_rows, limit), 1)
             for row, column, number, data, path in _cells(file, columns):
                 suffix = media.image_suffix(data) or media.video_suffix(data)
@@ -146,16 +146,25 @@ def _cells(
             row += 1
 
 
-def _picture_columns(schema: pa.Schema) -> list[str]:
-    """Columns that may hold pictures: those the Hub's metadata says, else all of a fitting type."""
+def _picture_columns(file: pq.ParquetFile) -> list[str]:
+    """Columns that hold pictures: as the Hub's metadata says, else by a look at the first rows."""
+    schema = file.schema_arrow
     fitting = [field.name for field in schema if _fits(field.type)]
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        is_picture = re.compile(r'"(Image|Video)"')
+        named = [name for name in fitting if is_picture.search(json.dumps(features.get(name)))]
     except (KeyError, ValueError, TypeError):
-        return fitting
-    is_picture = re.compile(r'"(Image|Video)"')
-    named = [name for name in fitting if is_picture.search(json.dumps(features.get(name)))]
-    return named or fitting
+        named = []
+    if named or len(fitting) < 2:
+        return named or fitting
+    found = set()
+    for row, column, _, data, _ in _cells(file, fitting):
+        if media.sniff(data) in ("image", "video"):
+            found.add(column)
+        if row >= BATCH_ROWS:
+            break
+    return [name for name in fitting if name in found]
 
 
 def _fits(kind: pa.DataType) -> bool:

@@ -84,12 +84,12 @@ def nerf_references(read: Reader, transforms: str, present: Collection[str]) -> 
             name = frame.get(key)
             if not name:
                 continue
-            path = lookup.picture(folder, str(name))
-            if path is None:
+            picture = lookup.picture(folder, str(name))
+            if picture is None:
                 raise SourceError(
                     f"{transforms} refers to {str(name)!r}, which is not in the source."
                 )
-            found.append(path)
+            found.append(picture)
     cloud = document.get("ply_file_path")
     if isinstance(cloud, str) and (path := _join(folder, cloud)) in present:
         found.append(path)
@@ -108,7 +108,7 @@ class _Lookup:
             self._by_name.setdefault(posixpath.basename(path), []).append(path)
 
     def picture(self, folder: str, name: str) -> str | None:
-        """As named; with its suffix left out or another; by a unique file name (`/home/…/a.png`)."""
+        """As named; with no or another suffix; or by a unique file name (`/home/…/a.png`)."""
         path = _join(folder, name)
         if path in self._present:
             return path

@@ -13,9 +13,9 @@ Content = Literal["photos", "video", "colmap", "nerfstudio", "ply"]
 
 @dataclass(frozen=True)
 class RawDataset(ArtifactFolder):
-    """Layout: `files/…` (the originals under their own relative paths), `docs/…` (README and licence
-    files, no part of the data version), `origin.json` (what the fetcher remembers for the next
-    time), `manifest.json`.
+    """Layout: `files/…` (the originals under their own relative paths), `docs/…` (README, licence;
+    no part of the data version), `origin.json` (what the fetcher remembers for the next time),
+    `manifest.json`.
 
     `manifest.summary` holds at least `content` (see `Content`), `source`, `revision` (a Hub commit,
     an HTTP ETag, or "" where the source has none), `license` ("" when unknown), `num_files`,

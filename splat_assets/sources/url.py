@@ -27,7 +27,6 @@ from splat_assets.sources.archive import extract_archive
 from splat_assets.sources.downloads import resumable_folder
 from splat_assets.sources.job import FetchJob, Receipt, need_space, reuse_everything
 
-CHUNK = 256 * 1024
 TIMEOUT = httpx.Timeout(30.0, connect=15.0)
 PAUSES_SEC = (1.0, 3.0, 9.0)  # between attempts within one fetch
 _AGENT = f"splat-assets/{__version__}"
@@ -161,7 +160,7 @@ def _receive(
     size = offset
     checked = offset > 0
     with part.open("ab" if offset else "wb") as stream:
-        for chunk in response.iter_raw(CHUNK):
+        for chunk in response.iter_raw():
             stream.write(chunk)
             size += len(chunk)
             receipt.transferred += len(chunk)
