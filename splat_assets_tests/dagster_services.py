@@ -52,42 +52,30 @@ class Dagster:
             raise AssertionError(result["errors"])
         return result["data"]
 
-    def launch(self, job: str, partition: str, assets: tuple[str, ...] = (), **tags: str) -> str:
-        """Launch a job on one partition, as the UI does, and return the run id."""
-        all_tags = {"dagster/partition": partition, **tags}
+    def launch(
+        self,
+        job: str,
+        partition: str | None = None,
+        *,
+        assets: tuple[str, ...] = (),
+        config: dict[str, Any] | None = None,
+    ) -> str:
+        """Launch a job, on one partition where it has partitions, and return the run id."""
         selector: dict[str, Any] = {
             "repositoryLocationName": LOCATION,
             "repositoryName": "__repository__",
             "pipelineName": job,
         }
         if assets:
-            selector["assetSelection"] = [{"path": [a]} for a in assets]
-            selector["assetCheckSelection"] = None
+            selector["assetSelection"] = [{"path": [asset]} for asset in assets]
+        tags = [{"key": "dagster/partition", "value": partition}] if partition else []
         answer = self.query(
             """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename
             ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
             p={
                 "selector": selector,
-                "executionMetadata": {
-                    "tags": [{"key": k, "value": v} for k, v in all_tags.items()]
-                },
-            },
-        )["launchRun"]
-        assert answer["__typename"] == "LaunchRunSuccess", answer
-        return answer["run"]["runId"]
-
-    def launch_op_job(self, job: str, config: dict[str, Any]) -> str:
-        """Launch a job without partition, with run config."""
-        answer = self.query(
-            """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename
-            ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
-            p={
-                "selector": {
-                    "repositoryLocationName": LOCATION,
-                    "repositoryName": "__repository__",
-                    "pipelineName": job,
-                },
-                "runConfigData": config,
+                "runConfigData": config or {},
+                "executionMetadata": {"tags": tags},
             },
         )["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
@@ -142,14 +130,14 @@ class Dagster:
             s={"path": ["raw_dataset"]},
         )["assetNodeOrError"]["partitionKeys"]
 
-    def claimed_slots(self, pool: str) -> int:
-        return len(
-            self.query(
-                """query($k: String!) { instance { concurrencyLimit(concurrencyKey: $k) {
-                claimedSlots { runId } } } }""",
-                k=pool,
-            )["instance"]["concurrencyLimit"]["claimedSlots"]
-        )
+    def slot_holders(self, pool: str) -> list[str]:
+        """Ids of the runs that hold a slot of the pool."""
+        claimed = self.query(
+            """query($k: String!) { instance { concurrencyLimit(concurrencyKey: $k) {
+            claimedSlots { runId } } } }""",
+            k=pool,
+        )["instance"]["concurrencyLimit"]["claimedSlots"]
+        return [slot["runId"] for slot in claimed]
 
     def processes(self, mark: str) -> list[psutil.Process]:
         """Processes of these services (any descendant's) whose command line holds `mark`."""

@@ -1,6 +1,7 @@
 """The graph under real Dagster services: backfill, kill, cancel; with fake stages.
 
-One set of services serves all tests of this file (starting them takes most of the time).
+One set of services serves all tests of this file, and a backfill runs beside all of them: starting
+processes takes most of the time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from splat_assets_tests.dagster_services import Dagster, services, wait_for
 pytestmark = pytest.mark.slow
 MODULE = "splat_assets_tests.defs.fake_definitions"
 CHILD = "splat_assets.isolation"
+BACKFILLED = [f"garden-{i}" for i in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +53,11 @@ def checkpoint(dagster: Dagster, name: str) -> int:
     return 0
 
 
-def test_backfill_over_four_partitions_finishes(dagster: Dagster) -> None:
-    names = [f"garden-{i}" for i in range(4)]
-    add(dagster, *names)
-    backfill = dagster.backfill(ASSETS, names)
-    wait_for(lambda: dagster.backfill_status(backfill) == "COMPLETED_SUCCESS", 120, "the backfill")
-    assert {run["status"] for run in dagster.runs(**{"dagster/backfill": backfill})} == {"SUCCESS"}
-    for name in names:
-        assert all(store(dagster).current(name, asset) for asset in ASSETS)
+@pytest.fixture(scope="module", autouse=True)
+def backfill(dagster: Dagster) -> str:
+    """A backfill over four partitions, under way while the other tests run."""
+    add(dagster, *BACKFILLED)
+    return dagster.backfill(ASSETS, BACKFILLED)
 
 
 def test_killed_worker_leaves_no_child_and_is_resumed(dagster: Dagster) -> None:
@@ -66,8 +65,7 @@ def test_killed_worker_leaves_no_child_and_is_resumed(dagster: Dagster) -> None:
     add(dagster, "killed", query="steps=60&step_sec=0.1")
     run_id = dagster.launch("reconstruct", "killed")
     reached = wait_for(lambda: checkpoint(dagster, "killed") >= 10 and 10, 90, "ten steps")
-    (child,) = dagster.processes(CHILD)
-    step_process = child.parent()
+    child, step_process = trainer(dagster, "killed")
     worker = psutil.Process(worker_pid(dagster, run_id))
     assert worker.pid != step_process.pid
     worker.kill()
@@ -79,7 +77,7 @@ def test_killed_worker_leaves_no_child_and_is_resumed(dagster: Dagster) -> None:
     assert dagster.wait(retried[0]["runId"], 90) == "SUCCESS"
     done = store(dagster).current("killed", "trained_splat")
     assert done is not None and done.summary["resumed_from_step"] >= reached
-    wait_for(lambda: dagster.claimed_slots("gpu") == 0, 20, "the slot to be free")
+    wait_for(lambda: run_id not in dagster.slot_holders("gpu"), 20, "the slot to be free")
 
 
 def test_cancel_frees_the_slot_and_keeps_the_previous_artifact(dagster: Dagster) -> None:
@@ -90,19 +88,18 @@ def test_cancel_frees_the_slot_and_keeps_the_previous_artifact(dagster: Dagster)
     spec = make_spec(name="stopped", source="fake:?steps=60&native=1")
     Registry(dagster.data / "datasets").add(spec, replace=True)
     run_id = dagster.launch("reconstruct", "stopped")
-    wait_for(lambda: dagster.processes(CHILD + " "), 60, "the solver or the trainer")
-    wait_for(lambda: dagster.claimed_slots("gpu") == 1, 60, "the training's slot")
-    wait_for(lambda: dagster.processes(CHILD), 30, "the trainer")
+    jsonl = store(dagster).run_file("stopped", "trained_splat", run_id, ".progress.jsonl")
+    wait_for(lambda: jsonl.exists() and "step 0" in jsonl.read_text(), 90, "the trainer")
+    child, _ = trainer(dagster, "stopped")
+    assert run_id in dagster.slot_holders("gpu")
     began = time.monotonic()
     dagster.terminate(run_id)
     assert dagster.wait(run_id, 30) == "CANCELED"
-    wait_for(lambda: not dagster.processes(CHILD), 10, "the child to be gone")
+    wait_for(lambda: not child.is_running(), 10, "the child to be gone")
     assert time.monotonic() - began < 10
-    wait_for(lambda: dagster.claimed_slots("gpu") == 0, 20, "the slot to be free")
+    wait_for(lambda: run_id not in dagster.slot_holders("gpu"), 20, "the slot to be free")
     assert store(dagster).current("stopped", "trained_splat") == before
-    assert [p.name for p in store(dagster).folder("stopped", "trained_splat").iterdir()].count(
-        f".partial-{run_id}"
-    ) == 0
+    assert not list(store(dagster).folder("stopped", "trained_splat").glob(".partial-*"))
 
 
 def test_add_dataset_job_registers_and_reconstructs(dagster: Dagster) -> None:
@@ -122,6 +119,27 @@ def test_removed_registry_file_removes_the_partition_but_not_the_artifacts(
     assert store(dagster).current("added", "compressed_splat") is not None
 
 
+def test_backfill_over_four_partitions_finishes(dagster: Dagster, backfill: str) -> None:
+    wait_for(lambda: dagster.backfill_status(backfill) == "COMPLETED_SUCCESS", 120, "the backfill")
+    assert {run["status"] for run in dagster.runs(**{"dagster/backfill": backfill})} == {"SUCCESS"}
+    for name in BACKFILLED:
+        assert all(store(dagster).current(name, asset) for asset in ASSETS)
+
+
+def trainer(dagster: Dagster, name: str) -> tuple[psutil.Process, psutil.Process]:
+    """The child process that works on a dataset, and the step process that started it."""
+    folder = str(store(dagster).folder(name, "trained_splat"))
+    for child in dagster.processes(CHILD):
+        if folder in read_call(child):
+            return child, child.parent()
+    raise AssertionError(f"nothing trains {name}")
+
+
+def read_call(child: psutil.Process) -> str:
+    """The pickled call of an isolated child, as text."""
+    return Path(child.cmdline()[3]).read_bytes().decode("latin-1")
+
+
 def worker_pid(dagster: Dagster, run_id: str) -> int:
     """The run worker's process id, from the engine event of its executor."""
     events = dagster.query(
@@ -132,8 +150,3 @@ def worker_pid(dagster: Dagster, run_id: str) -> int:
     mark = "parent process (pid: "
     message = next(e["message"] for e in events if mark in e.get("message", ""))
     return int(message.partition(mark)[2].partition(")")[0])
-
-
-def test_paths_do_not_leak(dagster: Dagster) -> None:
-    """Everything the services wrote lies in their own folder."""
-    assert not (Path.cwd() / "data" / "garden-0").exists()
