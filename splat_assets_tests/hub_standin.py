@@ -15,7 +15,9 @@ import argparse
 import hashlib
 import json
 import re
+import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -91,8 +93,8 @@ class HubStandIn:
         self.lock = threading.Lock()
         self._failures: list[tuple[int, str]] = []
         self._cut_after: int | None = None
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
-        self._server.daemon_threads = True
+        self.pause_sec = 0.0  # before every 64 kB of a file body: a slow line
+        self._server = _Server(("127.0.0.1", port), _handler(self))
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
         )
@@ -190,6 +192,15 @@ class HubStandIn:
         with self.lock:
             cut, self._cut_after = self._cut_after, None
         return cut
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no error of ours; everything else is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _blob(path: Path) -> Blob:
@@ -446,6 +457,7 @@ class _Handler(BaseHTTPRequestHandler):
         with blob.path.open("rb") as stream:
             stream.seek(start)
             while left > 0 and (chunk := stream.read(min(left, 64 * 1024))):
+                time.sleep(self.hub.pause_sec)
                 self.wfile.write(chunk)
                 left -= len(chunk)
                 with self.hub.lock:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, HfFileSystem, get_token
+from huggingface_hub import HfApi, HfFileSystem, close_session, get_token
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -47,6 +47,7 @@ from splat_assets.sources.layout import Layout, Packed, choose_layout
 from splat_assets.sources.uri import HUB_URL, RepoType
 
 WORKERS = 8
+STOP_SEC = 1.5  # granted to downloads on a cancel, before their connections are closed
 RANGE_BYTES = 4 * 2**20  # of a shard read at once
 # The HTTP library under the client (httpx, httpx2 from 2.0 on) is found through its base error.
 _HttpError: type[Exception] = next(
@@ -200,24 +201,30 @@ class _Client:
                 missing.append(path)
         total = sum(self._listing[path].size for path in missing) or 1
         counter = _Counter()
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="hub") as pool:
-            waiting: dict[Future[Path], str] = {
-                pool.submit(self._download, path, counter): path for path in missing
-            }
-            try:
-                while waiting:
-                    done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        self._check(waiting.pop(future), future.result(), receipt)
-                    job.progress.update(
-                        min(counter.num_bytes, total) / total,
-                        f"downloading {self._pinned.repo}: {len(waiting)} files to go",
-                        bytes=float(counter.num_bytes),
-                    )
-            except BaseException:
-                counter.stopped.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="hub")
+        waiting: dict[Future[Path], str] = {
+            pool.submit(self._download, path, counter): path for path in missing
+        }
+        try:
+            while waiting:
+                done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._check(waiting.pop(future), future.result(), receipt)
+                job.progress.update(
+                    min(counter.num_bytes, total) / total,
+                    f"downloading {self._pinned.repo}: {len(waiting)} files to go",
+                    bytes=float(counter.num_bytes),
+                )
+        except BaseException:
+            counter.stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            running = [future for future in waiting if not future.cancelled()]
+            if wait(running, timeout=STOP_SEC).not_done:
+                # A download notices only between chunks, which a slow line makes minutes apart.
+                close_session()
+                wait(running, timeout=STOP_SEC)
+            raise
+        pool.shutdown()
         # Only now: what was moved already would be lost to an attempt that goes on from here.
         for path in missing:
             _move(self._slot / "files" / self._in_repo(path), job.files / path)

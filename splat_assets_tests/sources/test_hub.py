@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -304,6 +305,19 @@ def test_an_interrupted_run_goes_on(hub: HubStandIn, tmp_path: Path, fetch: Fetc
     raw = fetch("me/x")
     assert raw.summary["num_files"] == 40
     assert hub.requests["get"] < 40 + before  # what had arrived was not asked for again
+
+
+def test_cancel_on_a_slow_line_takes_seconds(
+    hub: HubStandIn, tmp_path: Path, fetch: Fetcher
+) -> None:
+    hub.add("me/x", write(tmp_path / "r", {f"{i}.mp4": MP4 for i in range(3)}))
+    hub.pause_sec = 2.0
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        fetch("me/x", should_cancel=lambda: hub.requests["get"] >= 3)
+    assert time.monotonic() - began < 6
+    hub.pause_sec = 0.0
+    assert fetch("me/x").summary["num_files"] == 3
 
 
 def test_the_stand_in_lists_repositories(hub: HubStandIn, tmp_path: Path) -> None:
