@@ -75,25 +75,32 @@ def compress(
     overrides: list[str] = typer.Option(
         [], "--set", "-s", metavar="OPTION=VALUE", help="A compress option; may be repeated."
     ),
+    measure: bool = typer.Option(False, "--measure", help="Render both and say what was lost."),
     force: bool = options.FORCE_FILE,
     as_json: bool = options.JSON,
 ) -> None:
     """Compress a splat file to .sog; no dataset is needed."""
     from splat_assets.cli.bars import one_bar
-    from splat_assets.compression.compress import compress_file
+    from splat_assets.compression.files import compress_file
 
     if not source.is_file():
         raise UserError(f"There is no file {source}.")
     wishes = _compress_options(overrides)
+    compute = None
+    if measure:
+        from splat_assets.compute import select_compute
+        from splat_assets.settings import load_settings
+
+        compute = select_compute(load_settings().device)
     options.check_output(output, force)
     with one_bar("compress") as progress:
-        report = compress_file(source, output, options=wishes, progress=progress)
+        report = compress_file(source, output, wishes, progress=progress, compute=compute)
     if as_json:
         say_json(report)
         return
-    ratio = f", {report['ratio']:.1f}× smaller" if report.get("ratio") else ""
-    took = f" in {show_seconds(report['seconds'])}" if report.get("seconds") else ""
-    say(f"{output} ({show_bytes(output.stat().st_size)}{ratio}){took}")
+    size = f"{show_bytes(report['sog_bytes'])}, {report['ratio']:.1f}× smaller"
+    lost = f", PSNR {report['psnr_vs_splat_db']:.1f} dB against it" if measure else ""
+    say(f"{output} ({size}{lost}) in {show_seconds(report['seconds'])}")
 
 
 def info(
@@ -101,7 +108,7 @@ def info(
     as_json: bool = options.JSON,
 ) -> None:
     """Say what a splat file holds."""
-    from splat_assets.compression.compress import describe_file
+    from splat_assets.compression.files import describe_file
 
     if not file.exists():
         raise UserError(f"There is no file {file}.")
