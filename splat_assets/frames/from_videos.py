@@ -9,7 +9,6 @@ from pathlib import Path
 
 from splat_assets.compute import available_threads
 from splat_assets.datasets.options import FrameOptions
-from splat_assets.errors import UserError
 from splat_assets.frames.from_photos import MAX_WORKERS, in_order
 from splat_assets.frames.images import UnreadableError, write_image
 from splat_assets.frames.names import flat_stems, scene_videos
@@ -39,14 +38,7 @@ def import_videos(
 
     Where `fps` would give far more frames than `max_frames`, every n-th instant of its grid is used
     instead, so that long videos cost no more than they bring.
-
-    Raises:
-        UserError: `end_sec` is not after `start_sec`.
     """
-    if options.end_sec is not None and options.end_sec <= options.start_sec:
-        raise UserError(
-            f"end_sec ({options.end_sec:g}) must be larger than start_sec ({options.start_sec:g})."
-        )
     seen = Seen("frames")
     plans = _plan(raw, paths, options, seen, progress)
     total = sum(plan.seconds or 0.0 for plan in plans)

@@ -161,15 +161,17 @@ class _Lookup:
         return path if path in self._paths else None
 
     def picture(self, folder: str, wanted: str) -> str | None:
-        path = self.file(folder, wanted)
-        if path is not None and is_image(path):
-            return path
-        plain = _normal(wanted)
-        joined = posixpath.normpath(posixpath.join(folder, plain))
-        for stem in (joined, _stem(joined)):  # without a suffix, or with another one
-            if len(self._stems.get(stem, ())) > 0:
-                return self._stems[stem][0]
-        same_name = [p for p in self._basenames[posixpath.basename(plain)] if is_image(p)]
+        """The picture that `wanted`, written relative to `folder`, most likely means."""
+        parts = PurePosixPath(_normal(wanted)).parts
+        # As it stands, else without the leading folders of another machine.
+        for start in range(len(parts)):
+            path = posixpath.normpath(posixpath.join(folder, *parts[start:]))
+            if path in self._paths and is_image(path):
+                return path
+            for stem in (path, _stem(path)):  # without a suffix, or with another one
+                if self._stems[stem]:
+                    return self._stems[stem][0]
+        same_name = [p for p in self._basenames[parts[-1]] if is_image(p)] if parts else []
         return same_name[0] if len(same_name) == 1 else None
 
 

@@ -59,7 +59,7 @@ def load(image: Image.Image, max_long_side: int, orientation: int) -> Image.Imag
     size = fit(*image.size, max_long_side)
     profile = image.info.get("icc_profile")
     try:
-        if size != image.size and image.format == "JPEG":
+        if size != image.size and image.format in ("JPEG", "MPO"):
             image.draft(None, (2 * size[0], 2 * size[1]))
         image.load()
     except (OSError, ValueError, SyntaxError, MemoryError) as error:

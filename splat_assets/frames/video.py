@@ -149,7 +149,7 @@ def sample_video(
                 yield contest.result()
             contest = _Slot(slot, start_sec + slot / fps, 1.0 / fps, scorer)
         contest.offer(timed)
-    if contest is not None:
+    if contest is not None and contest.reached:  # else the video ends before the last instant
         yield contest.result()
 
 
@@ -188,12 +188,14 @@ class _Slot:
 
     def __init__(self, index: int, middle: float, width: float, scorer: _Scorer) -> None:
         self.index = index
+        self.reached = False  # whether a frame is shown at the instant, or after it
         self._scorer, self._middle, self._half = scorer, middle, WINDOW * width
         self._winner: tuple[float, _Timed, FrameStats] | None = None
         self._nearest: tuple[float, _Timed] | None = None  # for slots with no frame in the window
         self._last_scored = -math.inf
 
     def offer(self, timed: _Timed) -> None:
+        self.reached |= timed.seconds >= self._middle - _EPSILON
         off = abs(timed.seconds - self._middle)
         if off > self._half + _EPSILON:
             if self._nearest is None or off < self._nearest[0]:
@@ -203,7 +205,8 @@ class _Slot:
             return
         self._last_scored = timed.seconds
         stats = self._scorer(timed.frame)
-        merit = stats.sharpness * (1 - _MIDDLE_BONUS * off / self._half)
+        # One grey level² is no detail: without any, the middle wins.
+        merit = (stats.sharpness + 1.0) * (1 - _MIDDLE_BONUS * off / self._half)
         if self._winner is None or merit > self._winner[0]:
             self._winner = (merit, timed, stats)
 
@@ -261,8 +264,10 @@ def _decode(
         except (av.InvalidDataError, av.EOFError) as error:
             problem = str(error.strerror)
             continue
-        except av.FFmpegError as error:  # a codec this build cannot decode
-            raise UnreadableError(f"cannot be decoded ({error.strerror})") from None
+        except av.FFmpegError as error:
+            if last == -math.inf:  # a codec this build cannot decode
+                raise UnreadableError(f"cannot be decoded ({error.strerror})") from None
+            return  # what came so far is good
         for frame in frames:
             if frame.is_corrupt:
                 problem = "corrupt frame"

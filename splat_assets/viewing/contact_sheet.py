@@ -24,12 +24,12 @@ def contact_sheet(
     if not paths:
         raise ValueError("a contact sheet needs at least one picture")
     with Image.open(paths[0]) as first:
-        aspect = first.width / first.height
+        native, aspect = first.width, first.width / first.height
     columns = _columns(min(len(paths), max_cells), aspect)
     # Where a choice is made anyway, the last row is filled.
     count = len(paths) if len(paths) <= max_cells else max_cells // columns * columns
     chosen = [paths[i * len(paths) // count] for i in range(count)]
-    cell_width = (width - _GAP) // columns - _GAP
+    cell_width = min(native, (width - _GAP) // columns - _GAP)  # pictures are never enlarged
     cell = (cell_width, max(1, round(cell_width / aspect)))
     rows = -(-len(chosen) // columns)
     size = (columns * (cell[0] + _GAP) + _GAP, rows * (cell[1] + _GAP) + _GAP)
