@@ -7,6 +7,7 @@ processes takes most of the time.
 from __future__ import annotations
 
 import json
+import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +16,18 @@ import psutil
 import pytest
 
 from splat_assets.artifacts.store import ArtifactStore
+from splat_assets.compute import Compute
 from splat_assets.datasets.registry import Registry
 from splat_assets.datasets.spec import make_spec
-from splat_assets.stages import ASSETS
+from splat_assets.progress import silent
+from splat_assets.stages import ASSETS, run_stage
 from splat_assets_tests.dagster_services import Dagster, services, wait_for
+from splat_assets_tests.defs.fake_stages import FUNCTIONS
 
 pytestmark = pytest.mark.slow
 MODULE = "splat_assets_tests.defs.fake_definitions"
 CHILD = "splat_assets.isolation"
+BEFORE_TRAINING = ASSETS[:3]
 BACKFILLED = [f"garden-{i}" for i in range(4)]
 
 
@@ -32,14 +37,23 @@ def dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dagster]:
         yield running
 
 
-def add(dagster: Dagster, *names: str, query: str = "") -> None:
+def add(dagster: Dagster, *names: str) -> None:
     """Drop registry files in by hand and wait until the sensor has made partitions of them."""
     registry = Registry(dagster.data / "datasets")
-    for name in names:
-        registry.add(make_spec(name=name, source=f"fake:?{query}"))
+    for name in set(names) - set(registry.names()):
+        registry.add(make_spec(name=name, source="fake:?"))
     wait_for(
         lambda: set(names) <= set(dagster.partitions()), 60, f"the sensor to see {', '.join(names)}"
     )
+
+
+def prepare(dagster: Dagster, name: str, query: str, assets: tuple[str, ...]) -> None:
+    """Make assets without Dagster, so that a test only waits for the step it is about."""
+    spec = make_spec(name=name, source=f"fake:?{query}")
+    Registry(dagster.data / "datasets").add(spec, replace=True)
+    cpu = Compute("cpu", "numba", "", 1)
+    for asset in assets:
+        run_stage(asset, spec, store(dagster), "before", cpu, silent(), functions=FUNCTIONS)
 
 
 def store(dagster: Dagster) -> ArtifactStore:
@@ -62,8 +76,9 @@ def backfill(dagster: Dagster) -> str:
 
 def test_killed_worker_leaves_no_child_and_is_resumed(dagster: Dagster) -> None:
     """SIGKILL of the run worker half-way: the step dies with it; Dagster's retry resumes."""
-    add(dagster, "killed", query="steps=60&step_sec=0.1")
-    run_id = dagster.launch("reconstruct", "killed")
+    prepare(dagster, "killed", "steps=50&step_sec=0.1", BEFORE_TRAINING)
+    add(dagster, "killed")
+    run_id = dagster.launch("reconstruct", "killed", assets=("trained_splat",))
     reached = wait_for(lambda: checkpoint(dagster, "killed") >= 10 and 10, 90, "ten steps")
     child, step_process = trainer(dagster, "killed")
     worker = psutil.Process(worker_pid(dagster, run_id))
@@ -82,12 +97,11 @@ def test_killed_worker_leaves_no_child_and_is_resumed(dagster: Dagster) -> None:
 
 def test_cancel_frees_the_slot_and_keeps_the_previous_artifact(dagster: Dagster) -> None:
     """Even inside native code that never looks up: gone within seconds."""
-    add(dagster, "stopped")
-    assert dagster.wait(dagster.launch("reconstruct", "stopped"), 90) == "SUCCESS"
+    prepare(dagster, "stopped", "steps=1", ASSETS)
     before = store(dagster).current("stopped", "trained_splat")
-    spec = make_spec(name="stopped", source="fake:?steps=60&native=1")
-    Registry(dagster.data / "datasets").add(spec, replace=True)
-    run_id = dagster.launch("reconstruct", "stopped")
+    prepare(dagster, "stopped", "steps=60&native=1", BEFORE_TRAINING)
+    add(dagster, "stopped")
+    run_id = dagster.launch("reconstruct", "stopped", assets=("trained_splat",))
     jsonl = store(dagster).run_file("stopped", "trained_splat", run_id, ".progress.jsonl")
     wait_for(lambda: jsonl.exists() and "step 0" in jsonl.read_text(), 90, "the trainer")
     child, _ = trainer(dagster, "stopped")
@@ -128,16 +142,12 @@ def test_backfill_over_four_partitions_finishes(dagster: Dagster, backfill: str)
 
 def trainer(dagster: Dagster, name: str) -> tuple[psutil.Process, psutil.Process]:
     """The child process that works on a dataset, and the step process that started it."""
-    folder = str(store(dagster).folder(name, "trained_splat"))
+    folder = store(dagster).folder(name, "trained_splat")
     for child in dagster.processes(CHILD):
-        if folder in read_call(child):
+        _, arguments, _ = pickle.loads(Path(child.cmdline()[3]).read_bytes())
+        if arguments["out"].parent == folder:
             return child, child.parent()
     raise AssertionError(f"nothing trains {name}")
-
-
-def read_call(child: psutil.Process) -> str:
-    """The pickled call of an isolated child, as text."""
-    return Path(child.cmdline()[3]).read_bytes().decode("latin-1")
 
 
 def worker_pid(dagster: Dagster, run_id: str) -> int:
