@@ -1,8 +1,8 @@
 """The photometric loss of 3D Gaussian Splatting, (1 - λ) L1 + λ (1 - SSIM), and SSIM as a metric.
 
 SSIM is that of Wang et al. 2004: 11 × 11 Gaussian windows of sigma 1.5 that lie wholly inside the
-image, C1 = 0.01², C2 = 0.03² for values in 0..1. On the CPU value and gradient come from one pair of
-numba kernels; CUDA tensors go through torch (or `fused_ssim`, when it is importable).
+image, C1 = 0.01², C2 = 0.03² for values in 0..1. On the CPU value and gradient come from one pair
+of numba kernels; CUDA tensors go through torch (or `fused_ssim`, when it is importable).
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def l1_ssim(
 
 
 def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean SSIM over windows and channels of two images [H, W, 3] in 0..1, a scalar without gradient
-    on the CPU. Masks as in `l1_ssim`."""
+    """Mean SSIM over windows and channels of two images [H, W, 3] in 0..1: a scalar, on the CPU
+    without gradient. Masks as in `l1_ssim`."""
     _check(image, target, True)
     if mask is not None:
         mask = mask.to(image.dtype)
@@ -88,7 +88,7 @@ def target_moments(target: Tensor, mask: Tensor | None = None) -> TargetMoments:
 
 class _L1SSIM(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         image: Tensor,
         target: Tensor,
@@ -108,9 +108,9 @@ class _L1SSIM(torch.autograd.Function):
         gradient = torch.empty(height, width, 3)
         sums = np.empty(height, np.float64)
         team().run(
-            -(-height // windows.ROWS), windows.l1_ssim_gradient, _TAPS, x, y, height, width, planes,
-            scale_l1, -lambda_ssim, gradient.view(-1).numpy(), _LANES, _scratches(width), "thread",
-            sums,
+            -(-height // windows.ROWS), windows.l1_ssim_gradient, _TAPS, x, y, height, width,
+            planes, scale_l1, -lambda_ssim, gradient.view(-1).numpy(), _LANES,
+            _scratches(width), "thread", sums,
         )  # fmt: skip
         ctx.save_for_backward(gradient)
         loss = scale_l1 * float(sums.sum())
@@ -119,7 +119,7 @@ class _L1SSIM(torch.autograd.Function):
         return torch.tensor(loss, dtype=torch.float32)
 
     @staticmethod
-    def backward(ctx: Any, v_loss: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, v_loss: Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
         return gradient * v_loss, None, None, None, None
 

@@ -7,6 +7,7 @@ backend looks the same on the other and in any viewer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -77,7 +78,7 @@ def rasterize(
     _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree)
     if backend == "auto":
         backend = "gsplat" if means.is_cuda else "numba"
-    arguments = {
+    arguments: dict[str, Any] = {
         "sh_degree": sh_degree,
         "near_plane": near_plane,
         "far_plane": far_plane,
@@ -106,17 +107,29 @@ def rasterize(
 class MeanGradients:
     """Gradients of the loss with respect to the projected means, in units of 1/pixel.
 
-    Both are None until a backward pass went through the render this belongs to; on CUDA they are
-    made from gsplat's own records when asked for.
+    Both are None until a backward pass went through the render this belongs to.
 
     Attributes:
         signed: [C, N, 2], zero where a Gaussian was not visible.
         absolute: [C, N, 2] sums of absolute per-pixel gradients; None unless `absgrad` was set.
     """
 
-    def __init__(self) -> None:
-        self.signed: Tensor | None = None
-        self.absolute: Tensor | None = None
+    def __init__(
+        self, source: Callable[[], tuple[Tensor | None, Tensor | None]] = lambda: (None, None)
+    ) -> None:
+        self._source = source
+
+    def fill(self, signed: Tensor, absolute: Tensor | None) -> None:
+        """For a backend whose backward pass hands them over; otherwise `source` is asked."""
+        self._source = lambda: (signed, absolute)
+
+    @property
+    def signed(self) -> Tensor | None:
+        return self._source()[0]
+
+    @property
+    def absolute(self) -> Tensor | None:
+        return self._source()[1]
 
 
 def _check(

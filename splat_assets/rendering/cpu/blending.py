@@ -56,9 +56,9 @@ EVERY_BLOCK = np.uint64(0xFFFFFFFFFFFFFFFF)
 def lane_tables() -> np.ndarray:
     """Constant lanes of the kernels, 8 × 16 float32, flat.
 
-    The pixel centres of a block (x, y); then, for lanes that hold the left ends (0–7) and right ends
-    (8–15) of the eight rows of blocks: direction, first pixel centre of the row, what is added
-    before rounding outwards to columns, least and largest column, and the mark of an empty row.
+    The pixel centres of a block (x, y); then, for lanes that hold the left (0–7) and right (8–15)
+    ends of the eight rows of blocks: direction, first pixel centre of the row, what is added before
+    rounding outwards to columns, least and largest column, and the mark of an empty row.
     """
     lane = np.arange(16)
     right = lane >= 8
@@ -206,8 +206,8 @@ def blend_backward(  # type: ignore[no-untyped-def]
     counter, rows, entries, slots, starts, masks, tables, scratches, thread, width, height,
     image, channels, colour_at, depth_at, alphas, v_image, v_alphas, with_alpha, absgrad, sums,
 ):  # fmt: skip
-    """Fill the row of `sums` (see projection.py) of every (Gaussian, tile) from the gradients of the
-    image (and of alpha when `with_alpha`)."""
+    """Fill the row of `sums` (see projection.py) of every (Gaussian, tile) from the gradients of
+    the image (and of alpha when `with_alpha`)."""
     tiles_x = (width + TILE - 1) // TILE
     tiles = len(starts) - 1
     scratch = scratches[thread]

@@ -1,8 +1,8 @@
 """Projection of Gaussians onto the image plane and evaluation of their colours, and back.
 
-EWA splatting (Zwicker et al. 2001, eq. 22–33) for pinhole cameras: the covariance is carried through
-the linearised projection, `eps2d` is added to its diagonal, and the exact bounds of the ellipse where
-alpha reaches 1/255 follow from 2 ln(255 o). The screen-space Gaussian is kept as
+EWA splatting (Zwicker et al. 2001, eq. 22–33) for pinhole cameras: the covariance is carried
+through the linearised projection, `eps2d` is added to its diagonal, and the exact bounds of the
+ellipse where alpha reaches 1/255 follow from 2 ln(255 o). The screen-space Gaussian is kept as
 
     log2 alpha = lo - A (dx - k dy)² - B dy²,   k = Sxy / Syy,  A ~ Syy / det,  B ~ 1 / Syy
 
@@ -23,8 +23,9 @@ from splat_assets.rendering.cpu.simd import fetch_add
 #   0 mean x   1 mean y   2 k   3 A   4 B   5 lo = log2(opacity)   6 lo + log2(255), widened a hair
 #   7 dy of the ellipse's right-most point   8 1/A   9–11 colour   12 depth
 #   13, 14 half extents of the ellipse
-# One row of 16 float32 sums per Gaussian (or Gaussian and tile) on the way back, of v = dL/dlog alpha:
-#   0 v   1 v u   2 v dy   3 v u²   4 v u dy   5 v dy²   6–8 colour   9 depth   10, 11 |mean gradient|
+# One row of 16 float32 sums over pixels per Gaussian and tile on the way back; v = dL/dlog alpha:
+#   0 v   1 v u   2 v dy   3 v u²   4 v u dy   5 v dy²   6–8 colour   9 depth
+#   10, 11 absolute gradient of the mean
 # Camera, float64:
 #   0–8 rotation   9–11 translation   12–14 centre   15–18 fx fy cx cy
 #   19–22 limits of x/z (low, high) and y/z (low, high)   23 near   24 far   25 eps2d
@@ -154,10 +155,10 @@ def project(  # type: ignore[no-untyped-def]
     counter, means, quats, scales, opacities, sh0, stride0, shN, strideN, offsetN, degree, camera,
     width, height, antialiased, rows, keys, counts, radii,
 ):  # fmt: skip
-    """Fill `rows`, the depth-order `keys`, the number of tiles `counts` and `radii` of all Gaussians.
+    """Fill `rows`, `keys` of the depth order, numbers of tiles `counts` and `radii`.
 
     All arrays are flat but `means` [N, 3], `quats`, `scales`, `radii` [N, 2]; `sh0` and `shN` hold
-    coefficient c of Gaussian i at i·stride + c. degree < 0 means that `sh0` holds the colour itself.
+    coefficient c of Gaussian i at i·stride + c. degree < 0: `sh0` holds the colour itself.
     """
     count = means.shape[0]
     tiles_x = (width + TILE - 1) // TILE
@@ -269,8 +270,8 @@ def project(  # type: ignore[no-untyped-def]
             if tiles == 0:
                 continue
             counts[i] = tiles
-            radii[i, 0] = int(math.ceil(min(hx, 1e9)))
-            radii[i, 1] = int(math.ceil(min(hy, 1e9)))
+            radii[i, 0] = math.ceil(min(hx, 1e9))
+            radii[i, 1] = math.ceil(min(hy, 1e9))
             depth_bits = np.float32(z).view(np.uint32)
             keys[i] = (np.uint64(depth_bits) << np.uint64(32)) | np.uint64(i)
             # colour

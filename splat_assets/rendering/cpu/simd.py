@@ -1,9 +1,9 @@
 """Sixteen float32 lanes as a numba type, for kernels that must not hope for auto-vectorisation.
 
-A `Lanes` value is one LLVM `<16 x float>`: one AVX-512 register, two AVX ones, four NEON ones; LLVM
-splits it for the machine at hand. Numba itself never sees a vector, so arrays of pixels are read and
-written through `load` and `store` at explicit offsets into flat C-contiguous arrays, unchecked.
-No fast-math flag is used and every fused multiply-add is written out, so that a kernel and its
+A `Lanes` value is one LLVM `<16 x float>`: one AVX-512 register, two AVX ones, four NEON ones;
+LLVM splits it for the machine at hand. Numba has no arrays of vectors: pixels are read and written
+through `load` and `store` at explicit offsets into flat C-contiguous arrays, unchecked. No
+fast-math flag is used and every fused multiply-add is written out, so that a kernel and its
 backward twin round alike.
 """
 
@@ -16,7 +16,11 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import lower_builtin, models, register_model
+
+# typed, numba's decorator would show the signature of the code generator instead of the function's
+intrinsic: Any = _intrinsic
 
 WIDTH = 16  # kernels assume it: a 4×4 block of pixels is one value
 
@@ -232,9 +236,7 @@ def exp2(typingctx, x):  # type: ignore[no-untyped-def]
             0.6931469670638659,
             1.000000071654657,
         ):
-            power = _call(
-                builder, "llvm.fmuladd.v16f32", [power, fraction, _constant(coefficient)]
-            )
+            power = _call(builder, "llvm.fmuladd.v16f32", [power, fraction, _constant(coefficient)])
         exponent = builder.shl(builder.bitcast(shifted, _VECI), ir.Constant(_VECI, [23] * WIDTH))
         return builder.bitcast(builder.add(builder.bitcast(power, _VECI), exponent), _VEC)
 

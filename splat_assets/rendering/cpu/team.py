@@ -1,9 +1,9 @@
 """A few threads that run one GIL-free kernel together and sleep in between.
 
 The kernels hand out their tasks among themselves through an atomic counter, so a thread that comes
-late finds less to do and nobody spins. numba's own parallel loops are not used: their fastest layers
-spin between loops, the default one aborts the process when two Python threads meet in it, and they
-take several times longer to compile.
+late finds less to do and nobody spins. numba's own parallel loops are not used: their fastest
+layers spin between loops, the default one aborts the process when two Python threads meet in it,
+and they take several times longer to compile.
 """
 
 from __future__ import annotations

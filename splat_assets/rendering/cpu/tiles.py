@@ -39,7 +39,7 @@ def count_tiles(counter, keys, chunks, rows, width, height, histogram):  # type:
 
 @njit(cache=True, nogil=True)
 def place_chunks(histogram, starts):  # type: ignore[no-untyped-def]
-    """Turn counts into the index of the first entry of every (chunk, tile); `starts` [tiles + 1]."""
+    """Turn counts into the first entry of every (chunk, tile); `starts` is [tiles + 1]."""
     chunks, tiles = histogram.shape
     position = 0
     for tile in range(tiles):

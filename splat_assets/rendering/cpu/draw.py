@@ -1,0 +1,232 @@
+"""The kernels in order, and the buffers between them: one camera forward, one camera back.
+
+Plain numpy; the autograd function and the forward-only renderer both stand on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from splat_assets.rendering.cpu import blending, projection, tiles
+from splat_assets.rendering.cpu.team import team
+
+_TABLES = blending.lane_tables()
+_CHUNK = 4096  # Gaussians of the depth order that are binned together
+_MAX_CHUNKS = 64
+
+
+@dataclass(frozen=True)
+class Splats:
+    """Activated Gaussians, C-contiguous float32."""
+
+    means: np.ndarray  # [N, 3]
+    quats: np.ndarray  # [N, 4]
+    scales: np.ndarray  # [N, 3]
+    opacities: np.ndarray  # [N]
+    colors: tuple[np.ndarray, ...]  # ([N, 3] or [N, K, 3],) or the pair [N, 1, 3], [N, K - 1, 3]
+    degree: int  # of the SH in use; -1: colours themselves
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    def arguments(self) -> tuple[Any, ...]:
+        """As the kernels take them. Colours are flat: coefficient c of i is at i·stride + c."""
+        flat = [part.reshape(-1) for part in self.colors]
+        strides = [int(np.prod(part.shape[1:])) for part in self.colors]
+        offset = 3 if len(self.colors) == 1 and self.degree >= 0 else 0
+        return (
+            self.means, self.quats, self.scales, self.opacities, flat[0], strides[0], flat[-1],
+            strides[-1], offset, self.degree,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a render asks for besides Gaussians and camera."""
+
+    width: int
+    height: int
+    near: float = 0.01
+    far: float = 1e10
+    eps2d: float = 0.3
+    antialiased: bool = False
+    colour: bool = True
+    depth: bool = False
+
+    @property
+    def channels(self) -> int:
+        return 3 * self.colour + self.depth
+
+    @property
+    def colour_at(self) -> int:
+        return 0 if self.colour else -1
+
+    @property
+    def depth_at(self) -> int:
+        return self.channels - 1 if self.depth else -1
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One camera's buffers: what is shown, and what the backward pass walks along."""
+
+    camera: np.ndarray  # [26] float64, see projection.py
+    rows: np.ndarray  # [N * 16] float32, see projection.py
+    radii: np.ndarray  # [N, 2] int32
+    offsets: np.ndarray  # [N + 1] int64: first slot of every Gaussian
+    starts: np.ndarray  # [tiles + 1] int64: first entry of every tile
+    entries: np.ndarray  # [entries] int32: Gaussian
+    slots: np.ndarray  # [entries] int32
+    masks: np.ndarray  # [entries] uint64: blocks it changed
+    image: np.ndarray  # [H * W * channels] float32
+    alphas: np.ndarray  # [H * W] float32
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Sums over cameras, shaped like the parameters; what belongs to a camera is kept apart."""
+
+    means: np.ndarray
+    quats: np.ndarray
+    scales: np.ndarray
+    opacities: np.ndarray
+    colors: tuple[np.ndarray, ...]
+    viewmats: np.ndarray  # [C, 4, 4] float64
+    means2d: np.ndarray  # [C, N, 4] float32: signed, absolute
+
+    @staticmethod
+    def zero(splats: Splats, cameras: int) -> Gradients:
+        return Gradients(
+            np.zeros_like(splats.means),
+            np.zeros_like(splats.quats),
+            np.zeros_like(splats.scales),
+            np.zeros_like(splats.opacities),
+            tuple(np.zeros_like(part) for part in splats.colors),
+            np.zeros((cameras, 4, 4)),
+            np.zeros((cameras, len(splats), 4), np.float32),
+        )
+
+
+def draw(
+    splats: Splats,
+    viewmat: np.ndarray,
+    K: np.ndarray,
+    background: np.ndarray,
+    frame: Frame,
+    image: np.ndarray,
+    alphas: np.ndarray,
+    *,
+    save: bool,
+) -> Drawn:
+    """Render one camera (`viewmat` [4, 4], `K` [3, 3] float64) into `image` and `alphas` (flat).
+
+    `background` is [3] float32. Without `save` the result cannot go back.
+    """
+    count, crew = len(splats), team()
+    width, height = frame.width, frame.height
+    camera = camera_record(viewmat, K, frame)
+    rows = aligned(count * projection.ROW)
+    keys = np.empty(count, np.uint64)
+    counts = np.empty(count, np.int64)
+    radii = np.empty((count, 2), np.int32)
+    crew.run(
+        -(-count // projection.TASK), projection.project, *splats.arguments(), camera, width,
+        height, frame.antialiased, rows, keys, counts, radii,
+    )  # fmt: skip
+    keys.sort()
+    keys = keys[: int(np.searchsorted(keys, projection.HIDDEN))]
+    offsets = np.zeros(count + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+
+    side = projection.TILE
+    tile_count = -(-width // side) * -(-height // side)
+    chunks = max(1, min(_MAX_CHUNKS, len(keys) // _CHUNK))
+    histogram = np.empty((chunks, tile_count), np.int64)
+    starts = np.empty(tile_count + 1, np.int64)
+    total = int(offsets[-1])
+    entries = np.empty(total, np.int32)
+    slots = np.empty(total, np.int32)
+    crew.run(chunks, tiles.count_tiles, keys, chunks, rows, width, height, histogram)
+    tiles.place_chunks(histogram, starts)
+    crew.run(
+        chunks, tiles.fill_tiles, keys, chunks, rows, width, height, histogram, offsets, entries,
+        slots,
+    )  # fmt: skip
+
+    masks = np.empty(total if save else 0, np.uint64)
+    crew.run(
+        tile_count, blending.blend, rows, entries, starts, masks, save, _TABLES,
+        _scratches(crew.threads), "thread", width, height, background, image, frame.channels,
+        frame.colour_at, frame.depth_at, alphas,
+    )  # fmt: skip
+    return Drawn(camera, rows, radii, offsets, starts, entries, slots, masks, image, alphas)
+
+
+def draw_backward(
+    splats: Splats,
+    viewmat: np.ndarray,
+    frame: Frame,
+    drawn: Drawn,
+    v_image: np.ndarray,
+    v_alphas: np.ndarray | None,
+    absgrad: bool,
+    into: Gradients,
+    index: int,
+) -> None:
+    """Carry the gradients of camera `index`'s image and alphas (flat) back, and add to `into`."""
+    crew, width, height = team(), frame.width, frame.height
+    sums = aligned(len(drawn.entries) * projection.ROW)
+    crew.run(
+        len(drawn.starts) - 1, blending.blend_backward, drawn.rows, drawn.entries, drawn.slots,
+        drawn.starts, drawn.masks, _TABLES, _scratches(crew.threads), "thread", width, height,
+        drawn.image, frame.channels, frame.colour_at, frame.depth_at, drawn.alphas, v_image,
+        drawn.alphas if v_alphas is None else v_alphas, v_alphas is not None, absgrad, sums,
+    )  # fmt: skip
+    tasks = -(-len(splats) // projection.TASK)
+    v_camera = np.zeros((tasks, 15), np.float64)
+    v_colors = [part.reshape(-1) for part in into.colors]
+    crew.run(
+        tasks, projection.project_backward, *splats.arguments(), drawn.camera, frame.antialiased,
+        drawn.rows, drawn.offsets, sums, absgrad, into.means, into.quats, into.scales,
+        into.opacities, v_colors[0], v_colors[-1], v_camera, into.means2d[index],
+    )  # fmt: skip
+    summed = v_camera.sum(axis=0)
+    v_view = into.viewmats[index]
+    v_view[:3, :3] += summed[:9].reshape(3, 3)
+    v_view[:3, 3] += summed[9:12]
+    # the centre is -W⁻¹ t
+    turned = np.linalg.inv(viewmat[:3, :3]).T @ summed[12:]
+    v_view[:3, :3] -= np.outer(turned, drawn.camera[12:15])
+    v_view[:3, 3] -= turned
+
+
+def camera_record(viewmat: np.ndarray, K: np.ndarray, frame: Frame) -> np.ndarray:
+    """The camera as the kernels take it (layout in projection.py), float64."""
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    # gsplat linearises no farther out than 0.3 half-widths beyond the border
+    margin_x, margin_y = 0.15 * frame.width / fx, 0.15 * frame.height / fy
+    centre = -np.linalg.solve(viewmat[:3, :3], viewmat[:3, 3])
+    return np.array(
+        [
+            *viewmat[:3, :3].ravel(), *viewmat[:3, 3], *centre, fx, fy, cx, cy,
+            -cx / fx - margin_x, (frame.width - cx) / fx + margin_x,
+            -cy / fy - margin_y, (frame.height - cy) / fy + margin_y,
+            frame.near, frame.far, frame.eps2d,
+        ],
+        dtype=np.float64,
+    )  # fmt: skip
+
+
+def aligned(size: int) -> np.ndarray:
+    """`size` float32 that start on a cache line, not initialised."""
+    buffer = np.empty(size + 16, np.float32)
+    skip = (-buffer.ctypes.data % 64) // 4
+    return buffer[skip : skip + size]
+
+
+def _scratches(threads: int) -> np.ndarray:
+    """One row of scratch memory a thread."""
+    return aligned(threads * blending.SCRATCH).reshape(threads, blending.SCRATCH)
