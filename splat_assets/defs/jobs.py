@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from splat_assets.datasets.spec import make_spec, slugify
+from splat_assets.datasets.spec import make_spec
 from splat_assets.defs.partitions import DATASETS
 from splat_assets.defs.resources import RegistryResource
 from splat_assets.errors import UserError
@@ -47,11 +47,12 @@ class AddDataset(dg.Config):
 def register_dataset(
     context: dg.OpExecutionContext, config: AddDataset, registry: RegistryResource
 ) -> str:
+    from splat_assets.sources.uri import default_name, parse_source
+
     try:
-        name = config.name or name_of(config.source)
-        spec = make_spec(
-            name=name, source=config.source, preset=config.preset, options=config.options
-        )
+        source = parse_source(config.source)
+        name = config.name or default_name(source)
+        spec = make_spec(name=name, source=source.uri, preset=config.preset, options=config.options)
         changed = registry.open().add(spec, replace=config.replace)
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
@@ -60,17 +61,6 @@ def register_dataset(
     context.instance.add_run_tags(context.run_id, tags)
     context.log.info(f"Dataset {name!r} {'registered' if changed else 'was there already'}.")
     return name
-
-
-def name_of(source: str) -> str:
-    """A dataset name from a source: `hf://datasets/org/name@rev` → `org--name`."""
-    text = source.partition("?")[0].removeprefix("hf://datasets/").partition("@")[0].rstrip("/")
-    is_repo = text.count("/") == 1 and not text.startswith((".", "/", "~")) and "://" not in text
-    if not is_repo:
-        text = text.rpartition("/")[2]
-        for suffix in (".gz", ".zip", ".tar", ".tgz", ".mp4", ".mov", ".mkv", ".webm", ".ply"):
-            text = text.removesuffix(suffix)
-    return slugify(text)
 
 
 @dg.job(description="Register a dataset and, unless told otherwise, reconstruct it.")

@@ -7,16 +7,22 @@ The UI shows Markdown below 1000 characters in place and longer texts behind a c
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from splat_assets.datasets.spec import DatasetSpec
 from splat_assets.defs.checks import evaluate
 from splat_assets.stages import StageOutcome
+
+if TYPE_CHECKING:
+    from splat_assets.compression.compressed_splat import CompressedSplat
+    from splat_assets.frames.frame_set import FrameSet
+    from splat_assets.gaussians.splat_model import SplatModel
+    from splat_assets.poses.pose_model import PoseModel
+    from splat_assets.sources.raw_dataset import RawDataset
 
 PICTURE_SIDE = 720  # pixels
 MAX_PICTURES = 3
@@ -35,7 +41,7 @@ def materialized(outcome: StageOutcome, spec: DatasetSpec) -> dg.MaterializeResu
 
 def describe(outcome: StageOutcome, spec: DatasetSpec) -> dict[str, Any]:
     """Figures, tables and pictures of what a stage left current."""
-    manifest, folder = outcome.manifest, outcome.artifact.path
+    manifest = outcome.manifest
     shown: dict[str, Any] = {}
     if manifest.skipped:
         shown["skipped"] = manifest.skipped
@@ -43,49 +49,90 @@ def describe(outcome: StageOutcome, spec: DatasetSpec) -> dict[str, Any]:
         "path": dg.MetadataValue.path(outcome.location),
         "reused": outcome.reused,
         "preset": spec.preset,
-        "seconds": round(manifest.seconds, 2),
         "bytes": manifest.total_bytes,
         "num_files": len(manifest.files),
+        **_plain(manifest.summary),
+        "seconds": round(manifest.seconds, 2),
+        "options": dg.MetadataValue.json(manifest.options),
     }
-    for name, value in manifest.summary.items():
-        if isinstance(value, SMALL):
+    if not manifest.skipped:
+        try:
+            shown |= _EXTRAS[outcome.asset](outcome.artifact)
+        except Exception as error:  # hours of work must not fail for a picture of them
+            shown["pictures_failed"] = f"{type(error).__name__}: {error}"
+    return shown
+
+
+def _plain(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures as they are (the UI plots numbers over time), the rest as JSON; nothing empty."""
+    shown: dict[str, Any] = {}
+    for name, value in summary.items():
+        if isinstance(value, SMALL) and value != "":
             shown[name] = value
         elif value:
             shown[name] = dg.MetadataValue.json(value)
-    shown["options"] = dg.MetadataValue.json(manifest.options)
-    shown |= _EXTRAS[outcome.asset](folder, manifest.summary)
     return shown
 
 
-def _raw_dataset(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _raw_dataset(artifact: RawDataset) -> dict[str, Any]:
     kinds = {".jpg", ".jpeg", ".png", ".webp"}
-    found = sorted(p for p in (folder / "files").rglob("*") if p.suffix.lower() in kinds)
-    return _pictures("thumbnails", found[:: max(1, len(found) // MAX_PICTURES)], side=240)
+    found = sorted(p for p in artifact.files.rglob("*") if p.suffix.lower() in kinds)
+    return _pictures("thumbnails", found[:: max(1, len(found) // MAX_PICTURES)], side=200)
 
 
-def _frames(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    return _pictures("contact_sheet", [folder / "contact_sheet.jpg"])
+def _frames(artifact: FrameSet) -> dict[str, Any]:
+    shown = _pictures("contact_sheet", [artifact.path / "contact_sheet.jpg"])
+    if (artifact.path / "frames.parquet").is_file():
+        from splat_assets.viewing.plots import frames_plot
 
-
-def _camera_poses(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
-
-
-def _trained_splat(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    shown = _pictures("photo_and_render", sorted((folder / "renders").glob("*.jpg")))
-    return shown | {"ply": dg.MetadataValue.path(str(folder / "splat.ply"))}
-
-
-def _compressed_splat(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    shown = _pictures("preview", [folder / "preview.jpg"])
-    for name in ("scene.sog", "viewer.html"):
-        if (folder / name).is_file():
-            key = name.replace("scene.sog", "sog").replace(".html", "")
-            shown[key] = dg.MetadataValue.url((folder / name).as_uri())
+        shown["sharpness"] = _plot(frames_plot(artifact.table()))
     return shown
 
 
-_EXTRAS = {
+def _camera_poses(artifact: PoseModel) -> dict[str, Any]:
+    if not artifact.sparse.is_dir():
+        return {}
+    from splat_assets.viewing.plots import camera_path_plot
+
+    cameras, points = artifact.cameras(), artifact.points()
+    directions = cameras.viewmats[:, 2, :3]  # the third row is the camera's z axis in the world
+    plot = camera_path_plot(cameras.centers, directions, points.xyz, colors=points.rgb)
+    return {"cameras_from_above": _plot(plot)}
+
+
+def _trained_splat(artifact: SplatModel) -> dict[str, Any]:
+    shown: dict[str, Any] = {"ply": dg.MetadataValue.path(str(artifact.ply))}
+    if (artifact.path / "training.parquet").is_file():
+        import pandas as pd
+
+        from splat_assets.viewing.plots import training_plot
+
+        curve = pd.read_parquet(artifact.path / "training.parquet")
+        shown["training_curve"] = _plot(training_plot(curve))
+    shown |= _pictures("photo_and_render", sorted((artifact.path / "renders").glob("*.jpg")))
+    rows = artifact.evaluation().get("views", [])
+    if rows:
+        shown["held_out_views"] = table(rows)
+    return shown
+
+
+def _compressed_splat(artifact: CompressedSplat) -> dict[str, Any]:
+    shown = _pictures("preview", [artifact.path / "preview.jpg"])
+    shown["sog"] = dg.MetadataValue.path(str(artifact.sog))
+    if artifact.viewer.is_file():
+        shown["viewer"] = dg.MetadataValue.path(str(artifact.viewer))
+    sizes = artifact.report().get("field_bytes", {})
+    if sizes:
+        total = sum(sizes.values())
+        rows = [
+            {"field": name, "bytes": size, "percent": round(100 * size / total, 1)}
+            for name, size in sizes.items()
+        ]
+        shown["size_by_field"] = table(rows)
+    return shown
+
+
+_EXTRAS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "raw_dataset": _raw_dataset,
     "frames": _frames,
     "camera_poses": _camera_poses,
@@ -95,27 +142,29 @@ _EXTRAS = {
 
 
 def table(rows: list[dict[str, Any]]) -> dg.MetadataValue:
-    """Rows of plain values as a table the UI shows in place."""
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows[:MAX_ROWS]])
+    """Rows of plain values as a table the UI shows in place; other values are left out."""
+    names = [n for n in rows[0] if all(isinstance(row.get(n), SMALL) for row in rows)]
+    records = [dg.TableRecord({n: row[n] for n in names}) for row in rows[:MAX_ROWS]]
+    columns = [dg.TableColumn(n, _column_type(rows[0][n])) for n in names]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+
+
+def _column_type(value: object) -> str:
+    kinds = ((bool, "bool"), (int, "int"), (float, "float"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), "string")
+
+
+def _plot(png: bytes) -> dg.MetadataValue:
+    data = base64.b64encode(png).decode("ascii")
+    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{data})")
 
 
 def _pictures(name: str, paths: list[Path], side: int = PICTURE_SIDE) -> dict[str, Any]:
     """`{name: markdown}` with the first few pictures, or nothing when there are none."""
+    from splat_assets.viewing.preview import thumbnail_markdown
+
     usable = [p for p in paths if p.is_file()][:MAX_PICTURES]
     if not usable:
         return {}
-    text = "\n\n".join(f"![{p.name}]({_data_url(p, side)})" for p in usable)
-    return {name: dg.MetadataValue.md(text)}
-
-
-def _data_url(path: Path, side: int) -> str:
-    """A picture as a data URL, reduced to `side` pixels and JPEG."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image.draft("RGB", (side, side))
-        small = image.convert("RGB")
-        small.thumbnail((side, side))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=70)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    texts = [thumbnail_markdown(p, p.name, long_side=side) for p in usable]
+    return {name: dg.MetadataValue.md("\n\n".join(texts))}

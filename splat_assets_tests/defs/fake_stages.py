@@ -1,7 +1,8 @@
 """Stand-ins for the five library functions: quick, slow, failing or crashing as the source says.
 
-The source is `fake:` followed by URL query parameters (`fake:?frames=20&step_sec=0.05`); they
-travel down the chain in `summary["fake"]`, so that every stage can be told how to behave.
+The source is `fake:` and URL query parameters (`fake:?frames=20&step_sec=0.05`), or anything
+else for the defaults; the parameters travel down the chain in `summary["fake"]`, so that every
+stage can be told how to behave.
 """
 
 from __future__ import annotations

@@ -79,6 +79,11 @@ def test_chain_materializes_with_figures_versions_and_gates(graph: Graph) -> Non
         assert Path(str(event.metadata["path"].value)).is_dir()
     poses = result.asset_materializations_for_node("camera_poses")[0].metadata
     assert poses["num_registered"].value == 12
+    assert not any(
+        "pictures_failed" in m.metadata
+        for a in ASSETS
+        for m in result.asset_materializations_for_node(a)
+    )
     assert "contact_sheet" in result.asset_materializations_for_node("frames")[0].metadata
     checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
     assert checks == {
@@ -167,19 +172,19 @@ def test_progress_is_logged_and_kept_beside_the_artifact(graph: Graph) -> None:
 
 
 def test_add_dataset_registers_and_asks_for_a_run(graph: Graph) -> None:
-    config = {"source": "lerobot/SVLA so101", "preset": "preview"}
+    config = {"source": "lerobot/SVLA_so101", "preset": "preview"}
     result = graph.defs.resolve_job_def("add_dataset").execute_in_process(
         instance=graph.instance, run_config={"ops": {"register_dataset": {"config": config}}}
     )
     assert result.success
-    assert graph.registry.names() == ["lerobot--svla-so101"]
-    assert graph.instance.get_dynamic_partitions("dataset") == ["lerobot--svla-so101"]
+    assert graph.registry.names() == ["lerobot--svla_so101"]
+    assert graph.instance.get_dynamic_partitions("dataset") == ["lerobot--svla_so101"]
     tags = graph.instance.get_run_by_id(result.run_id).tags
-    assert tags["splat/dataset"] == "lerobot--svla-so101" and "splat/launch" in tags
+    assert tags["splat/dataset"] == "lerobot--svla_so101" and "splat/launch" in tags
 
 
-def test_add_dataset_refuses_bad_options_in_a_sentence(graph: Graph) -> None:
-    config = {"source": "/photos", "name": "p", "options": {"train": {"stepz": 3}}}
+def test_add_dataset_refuses_bad_options_in_a_sentence(graph: Graph, tmp_path: Path) -> None:
+    config = {"source": str(tmp_path), "name": "p", "options": {"train": {"stepz": 3}}}
     result = graph.defs.resolve_job_def("add_dataset").execute_in_process(
         instance=graph.instance,
         run_config={"ops": {"register_dataset": {"config": config}}},

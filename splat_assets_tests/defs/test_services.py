@@ -117,8 +117,9 @@ def test_cancel_frees_the_slot_and_keeps_the_previous_artifact(dagster: Dagster)
 
 
 def test_add_dataset_job_registers_and_reconstructs(dagster: Dagster) -> None:
-    config = {"source": "fake:?x=1", "name": "added"}
-    run_id = dagster.launch_op_job("add_dataset", {"ops": {"register_dataset": {"config": config}}})
+    config = {"source": "someone/pictures", "name": "added"}
+    ops = {"register_dataset": {"config": config}}
+    run_id = dagster.launch("add_dataset", config={"ops": ops})
     assert dagster.wait(run_id) == "SUCCESS"
     started = wait_for(lambda: dagster.runs(**{"dagster/partition": "added"}), 60, "its run")
     assert dagster.wait(started[0]["runId"], 60) == "SUCCESS"
