@@ -117,7 +117,7 @@ def _unpack_shard(
                 (below / f"{stem}{_tail(path, suffix)}").write_bytes(data)
                 count += 1
                 progress.update(count / rows, f"unpacking {shard}", pictures=float(count))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeError) as error:
         raise _damaged(name, shard, error) from None
     except OSError as error:
         if type(error) is OSError and error.errno is None:  # how pyarrow reports a broken file
@@ -141,8 +141,8 @@ def _cells(
                 for number, item in items:
                     data = item.get("bytes") if isinstance(item, dict) else item
                     path = item.get("path") if isinstance(item, dict) else ""
-                    if data:
-                        yield row, column, number, data, path or ""
+                    if data and isinstance(data, bytes):
+                        yield row, column, number, data, path if isinstance(path, str) else ""
             row += 1
 
 
