@@ -98,7 +98,7 @@ def blend_weights(
         viewmat, K = np.asarray(view.viewmat, np.float64), np.asarray(view.K, np.float64)
         image, alphas = np.empty_like(v_image), np.empty(view.height * view.width, np.float32)
         drawn = draw(splats, viewmat, K, np.zeros(3, np.float32), frame, image, alphas, save=True)
-        sums = Gradients.zero(splats, 1)
+        sums = Gradients.empty(splats, 1)
         draw_backward(splats, viewmat, frame, drawn, v_image, None, False, sums, 0)
         total += sums.colors[0]
     return total

@@ -76,7 +76,7 @@ def lane_tables() -> np.ndarray:
     ).astype(np.float32)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _touched(rows, r, tile_x, tile_y, tables):  # type: ignore[no-untyped-def]
     """The set of blocks of the tile at pixel (tile_x, tile_y) that the ellipse of a row touches.
 
@@ -99,7 +99,7 @@ def _touched(rows, r, tile_x, tile_y, tables):  # type: ignore[no-untyped-def]
     return spans_to_bits(column)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def blend(  # type: ignore[no-untyped-def]
     counter, rows, entries, starts, masks, save, tables, scratches, thread, width, height,
     background, image, channels, colour_at, depth_at, alphas,
@@ -201,7 +201,7 @@ def blend(  # type: ignore[no-untyped-def]
                     alphas[pixel] = min(scratch[at + 80], np.float32(1.0))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def blend_backward(  # type: ignore[no-untyped-def]
     counter, rows, entries, slots, starts, masks, tables, scratches, thread, width, height,
     image, channels, colour_at, depth_at, alphas, v_image, v_alphas, with_alpha, absgrad, sums,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from splat_assets.rendering.cpu import blending, projection, tiles
+from splat_assets.rendering.cpu.buffers import take
 from splat_assets.rendering.cpu.team import team
 
 _TABLES = blending.lane_tables()
@@ -32,14 +33,16 @@ class Splats:
     def __len__(self) -> int:
         return len(self.means)
 
+    def parameters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        return self.means, self.quats, self.scales, self.opacities
+
     def arguments(self) -> tuple[Any, ...]:
         """As the kernels take them. Colours are flat: coefficient c of i is at i·stride + c."""
         flat = [part.reshape(-1) for part in self.colors]
         strides = [int(np.prod(part.shape[1:])) for part in self.colors]
         offset = 3 if len(self.colors) == 1 and self.degree >= 0 else 0
         return (
-            self.means, self.quats, self.scales, self.opacities, flat[0], strides[0], flat[-1],
-            strides[-1], offset, self.degree,
+            *self.parameters(), flat[0], strides[0], flat[-1], strides[-1], offset, self.degree,
         )  # fmt: skip
 
 
@@ -98,15 +101,13 @@ class Gradients:
     means2d: np.ndarray  # [C, N, 4] float32: signed, absolute
 
     @staticmethod
-    def zero(splats: Splats, cameras: int) -> Gradients:
+    def empty(splats: Splats, cameras: int) -> Gradients:
+        """Room for them; the first camera that is drawn back overwrites what is there."""
         return Gradients(
-            np.zeros_like(splats.means),
-            np.zeros_like(splats.quats),
-            np.zeros_like(splats.scales),
-            np.zeros_like(splats.opacities),
-            tuple(np.zeros_like(part) for part in splats.colors),
+            *(take(part.shape, np.float32) for part in splats.parameters()),
+            tuple(take(part.shape, np.float32) for part in splats.colors),
             np.zeros((cameras, 4, 4)),
-            np.zeros((cameras, len(splats), 4), np.float32),
+            take((cameras, len(splats), 4), np.float32),
         )
 
 
@@ -128,18 +129,20 @@ def draw(
     count, crew = len(splats), team()
     width, height = frame.width, frame.height
     camera = camera_record(viewmat, K, frame)
-    rows = aligned(count * projection.ROW)
-    keys = np.empty(count, np.uint64)
-    counts = np.empty(count, np.int64)
-    radii = np.empty((count, 2), np.int32)
+    rows = take(count * projection.ROW, np.float32)
+    keys = take(count, np.uint64)
+    corners, spans = take(count, np.int32), take(count, np.uint64)
+    offsets = take(count + 1, np.int64)
+    radii = take((count, 2), np.int32)
     crew.run(
         -(-count // projection.TASK), projection.project, *splats.arguments(), camera, width,
-        height, frame.antialiased, rows, keys, counts, radii,
+        height, frame.antialiased, rows, keys, corners, spans, offsets, radii,
     )  # fmt: skip
     keys.sort()
     keys = keys[: int(np.searchsorted(keys, projection.HIDDEN))]
-    offsets = np.zeros(count + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
+    # from numbers of tiles, kept one place to the right, to the first slot of every Gaussian
+    offsets[0] = 0
+    np.cumsum(offsets, out=offsets)
 
     side = projection.TILE
     tile_count = -(-width // side) * -(-height // side)
@@ -147,16 +150,17 @@ def draw(
     histogram = np.empty((chunks, tile_count), np.int64)
     starts = np.empty(tile_count + 1, np.int64)
     total = int(offsets[-1])
-    entries = np.empty(total, np.int32)
-    slots = np.empty(total, np.int32)
-    crew.run(chunks, tiles.count_tiles, keys, chunks, rows, width, height, histogram)
+    entries, slots = take(total, np.int32), take(total, np.int32)
+    crew.run(
+        chunks, tiles.count_tiles, keys, chunks, corners, spans, rows, width, height, histogram
+    )
     tiles.place_chunks(histogram, starts)
     crew.run(
-        chunks, tiles.fill_tiles, keys, chunks, rows, width, height, histogram, offsets, entries,
-        slots,
+        chunks, tiles.fill_tiles, keys, chunks, corners, spans, rows, width, height, histogram,
+        offsets, entries, slots,
     )  # fmt: skip
 
-    masks = np.empty(total if save else 0, np.uint64)
+    masks = take(total if save else 0, np.uint64)
     crew.run(
         tile_count, blending.blend, rows, entries, starts, masks, save, _TABLES,
         _scratches(crew.threads), "thread", width, height, background, image, frame.channels,
@@ -176,9 +180,13 @@ def draw_backward(
     into: Gradients,
     index: int,
 ) -> None:
-    """Carry the gradients of camera `index`'s image and alphas (flat) back, and add to `into`."""
+    """Carry the gradients of camera `index`'s image and alphas (flat) back, and add to `into`.
+
+    Camera 0 comes first and overwrites.
+    """
+    first = index == 0
     crew, width, height = team(), frame.width, frame.height
-    sums = aligned(len(drawn.entries) * projection.ROW)
+    sums = take(len(drawn.entries) * projection.ROW, np.float32)
     crew.run(
         len(drawn.starts) - 1, blending.blend_backward, drawn.rows, drawn.entries, drawn.slots,
         drawn.starts, drawn.masks, _TABLES, _scratches(crew.threads), "thread", width, height,
@@ -190,7 +198,7 @@ def draw_backward(
     v_colors = [part.reshape(-1) for part in into.colors]
     crew.run(
         tasks, projection.project_backward, *splats.arguments(), drawn.camera, frame.antialiased,
-        drawn.rows, drawn.offsets, sums, absgrad, into.means, into.quats, into.scales,
+        drawn.rows, drawn.offsets, sums, absgrad, first, into.means, into.quats, into.scales,
         into.opacities, v_colors[0], v_colors[-1], v_camera, into.means2d[index],
     )  # fmt: skip
     summed = v_camera.sum(axis=0)
@@ -220,13 +228,6 @@ def camera_record(viewmat: np.ndarray, K: np.ndarray, frame: Frame) -> np.ndarra
     )  # fmt: skip
 
 
-def aligned(size: int) -> np.ndarray:
-    """`size` float32 that start on a cache line, not initialised."""
-    buffer = np.empty(size + 16, np.float32)
-    skip = (-buffer.ctypes.data % 64) // 4
-    return buffer[skip : skip + size]
-
-
 def _scratches(threads: int) -> np.ndarray:
     """One row of scratch memory a thread."""
-    return aligned(threads * blending.SCRATCH).reshape(threads, blending.SCRATCH)
+    return take((threads, blending.SCRATCH), np.float32)

@@ -106,7 +106,7 @@ class _Rasterize(torch.autograd.Function):
         splats = _splats(means, quats, scales, opacities, colors, ctx.degree)
         views = viewmats.detach().double().numpy()
         cameras = len(views)
-        sums = Gradients.zero(splats, cameras)
+        sums = Gradients.empty(splats, cameras)
         if v_renders is None:
             v_renders = torch.zeros(cameras, frame.height, frame.width, frame.channels)
         v_renders = v_renders.contiguous()

@@ -32,10 +32,14 @@ from splat_assets.rendering.cpu.simd import fetch_add
 ROW = 16
 TASK = 256  # Gaussians a task; fixed, so that sums over a task do not depend on threads
 TILE = 32  # pixels; the kernels rely on 8 × 8 blocks of 4 × 4
+# NaN and infinity keep their meaning
+RELAXED = {"contract", "arcp", "nsz", "reassoc"}
 HIDDEN = np.uint64(0xFFFFFFFFFFFFFFFF)  # sort key of a Gaussian that is not visible
+LARGE = np.uint64(0)  # span of a Gaussian that reaches over more than 8 × 8 tiles
+ONE = np.uint64(1)
 
 
-@njit(cache=True, nogil=True, inline="never")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=RELAXED)
 def _sh_basis(x, y, z, degree, basis):  # type: ignore[no-untyped-def]
     """The 15 basis values beyond the constant one at a unit direction."""
     if degree >= 1:
@@ -59,7 +63,7 @@ def _sh_basis(x, y, z, degree, basis):  # type: ignore[no-untyped-def]
             basis[14] = -0.5900435899266435 * x * (xx - 3.0 * yy)
 
 
-@njit(cache=True, nogil=True, inline="never")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=RELAXED)
 def _sh_gradient(x, y, z, degree, q):  # type: ignore[no-untyped-def]
     """The gradient with respect to the direction of Σ q[k] basis[k]."""
     gx = gy = gz = 0.0
@@ -114,7 +118,7 @@ def _sh_gradient(x, y, z, degree, q):  # type: ignore[no-untyped-def]
     return gx, gy, gz
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=RELAXED)
 def tile_columns(rows, r, tile_row, first, last):  # type: ignore[no-untyped-def]
     """The range of tile columns, within first..last, that the ellipse of row offset `r` touches in
     a row of tiles; empty (1, 0) when none."""
@@ -135,7 +139,7 @@ def tile_columns(rows, r, tile_row, first, last):  # type: ignore[no-untyped-def
     return int(max(low, np.float64(first))), int(min(high, np.float64(last)))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=RELAXED)
 def tile_rect(rows, r, tiles_x, tiles_y):  # type: ignore[no-untyped-def]
     """First and last tile column and row of the bounding box, clipped to the image."""
     x0 = (rows[r] - rows[r + 13] - 0.51) / TILE
@@ -150,12 +154,15 @@ def tile_rect(rows, r, tiles_x, tiles_y):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=RELAXED)
 def project(  # type: ignore[no-untyped-def]
     counter, means, quats, scales, opacities, sh0, stride0, shN, strideN, offsetN, degree, camera,
-    width, height, antialiased, rows, keys, counts, radii,
+    width, height, antialiased, rows, keys, corners, spans, offsets, radii,
 ):  # fmt: skip
-    """Fill `rows`, `keys` of the depth order, numbers of tiles `counts` and `radii`.
+    """Fill `rows`, `keys` of the depth order, `radii` and the tiles that Gaussians touch.
+
+    Those are bits 8·row + column of `spans`, relative to tile `corners`; their number is left at
+    place i + 1 of `offsets`.
 
     All arrays are flat but `means` [N, 3], `quats`, `scales`, `radii` [N, 2]; `sh0` and `shN` hold
     coefficient c of Gaussian i at i·stride + c. degree < 0: `sh0` holds the colour itself.
@@ -176,7 +183,7 @@ def project(  # type: ignore[no-untyped-def]
             break
         for i in range(begin, min(begin + TASK, count)):
             keys[i] = HIDDEN
-            counts[i] = 0
+            offsets[i + 1] = 0
             radii[i, 0] = 0
             radii[i, 1] = 0
             r = i * ROW
@@ -235,7 +242,8 @@ def project(  # type: ignore[no-untyped-def]
                 if not opacity >= 1.0 / 255.0:
                     continue
             # 2 ln(255 o): the squared Mahalanobis radius where alpha falls to 1/255
-            reach = 2.0 * math.log(255.0 * opacity)
+            log_opacity = math.log2(opacity)
+            reach = 1.3862943611198906 * (log_opacity + 7.994353436858858)
             hx = math.sqrt(reach * sxx)
             hy = math.sqrt(reach * syy)
             mx = fx * x * rz + cx
@@ -250,7 +258,6 @@ def project(  # type: ignore[no-untyped-def]
             rows[r + 2] = sxy / syy
             rows[r + 3] = 0.7213475204444817 * syy / det  # log2(e) / 2
             rows[r + 4] = 0.7213475204444817 / syy
-            log_opacity = math.log2(opacity)
             rows[r + 5] = log_opacity
             rows[r + 6] = (log_opacity + 7.994353436858858) * 1.00001 + 1e-4
             rows[r + 7] = sxy / sxx * hx
@@ -260,16 +267,24 @@ def project(  # type: ignore[no-untyped-def]
             rows[r + 14] = hy
             # tiles
             tx0, tx1, ty0, ty1 = tile_rect(rows, r, tiles_x, tiles_y)
-            tiles = 0
-            if ty0 == ty1 and tx0 == tx1:
-                tiles = 1
-            else:
+            tiles = 1
+            span = ONE
+            if ty0 != ty1 or tx0 != tx1:
+                tiles = 0
+                span = LARGE
+                small = tx1 - tx0 < 8 and ty1 - ty0 < 8
                 for tile_row in range(ty0, ty1 + 1):
                     first, last = tile_columns(rows, r, tile_row, tx0, tx1)
-                    tiles += max(0, last - first + 1)
+                    if last >= first:
+                        tiles += last - first + 1
+                        if small:
+                            run = (ONE << np.uint64(last - first + 1)) - ONE
+                            span |= run << np.uint64(8 * (tile_row - ty0) + first - tx0)
             if tiles == 0:
                 continue
-            counts[i] = tiles
+            corners[i] = ty0 * tiles_x + tx0
+            spans[i] = span
+            offsets[i + 1] = tiles
             radii[i, 0] = math.ceil(min(hx, 1e9))
             radii[i, 1] = math.ceil(min(hy, 1e9))
             depth_bits = np.float32(z).view(np.uint32)
@@ -299,16 +314,16 @@ def project(  # type: ignore[no-untyped-def]
             rows[r + 11] = max(c2, 0.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=RELAXED)
 def project_backward(  # type: ignore[no-untyped-def]
     counter, means, quats, scales, opacities, sh0, stride0, shN, strideN, offsetN, degree, camera,
-    antialiased, rows, offsets, sums, absgrad,
+    antialiased, rows, offsets, sums, absgrad, first,
     v_means, v_quats, v_scales, v_opacities, v_sh0, v_shN, v_camera, v_means2d,
 ):  # fmt: skip
     """Add up the rows of `sums` that belong to each Gaussian and carry them back to its parameters.
 
-    Gradients are *added* to the `v_` arrays (shaped like the parameters; `v_shN` as `shN`), so that
-    several cameras can follow each other. `v_camera` [tasks, 15] takes rotation, translation and
+    Gradients are added to the `v_` arrays (shaped like the parameters; `v_shN` as `shN`), which the
+    `first` camera overwrites. `v_camera` [tasks, 15] takes rotation, translation and
     centre; `v_means2d` [N, 4] takes the signed and absolute gradients of the projected mean.
     """
     count = means.shape[0]
@@ -329,6 +344,18 @@ def project_backward(  # type: ignore[no-untyped-def]
         gt0 = gt1 = gt2 = gc0 = gc1 = gc2 = 0.0
         for i in range(begin, min(begin + TASK, count)):
             slot, end = offsets[i], offsets[i + 1]
+            for n in range(4):
+                v_means2d[i, n] = 0.0
+            if first:
+                for n in range(3):
+                    v_means[i, n] = 0.0
+                    v_scales[i, n] = 0.0
+                    v_sh0[i * stride0 + n] = 0.0
+                for n in range(4):
+                    v_quats[i, n] = 0.0
+                v_opacities[i] = 0.0
+                for n in range(i * strideN + offsetN, (i + 1) * strideN):
+                    v_shN[n] = 0.0
             if slot == end:
                 continue
             for k in range(12):

@@ -34,7 +34,7 @@ def window_taps() -> np.ndarray:
     return (taps / taps.sum()).astype(np.float32)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def target_moments(  # type: ignore[no-untyped-def]
     counter, taps, target, height, width, mean, variance, stride, scratches, thread
 ):
@@ -70,7 +70,7 @@ def target_moments(  # type: ignore[no-untyped-def]
                 store(variance, y * stride + at, fnma(first, first, second))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def ssim_map(  # type: ignore[no-untyped-def]
     counter, taps, image, target, height, width, mean, variance, stride, weights, weight_step,
     planes, scratches, thread, sums,
@@ -140,7 +140,7 @@ def ssim_map(  # type: ignore[no-untyped-def]
             sums[y] = lane_sum(total)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def l1_ssim_gradient(  # type: ignore[no-untyped-def]
     counter, taps, image, target, height, width, planes, scale_l1, scale_ssim, gradient, lanes,
     scratches, thread, sums,
