@@ -20,7 +20,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.execution.plan.objects import StepFailureData
 
-from splat_assets.artifacts.manifest import Manifest
+from splat_assets.artifacts.manifest import Manifest, write_text_atomic
 from splat_assets.artifacts.store import ArtifactStore
 from splat_assets.datasets.registry import Registry
 from splat_assets.datasets.spec import DatasetSpec
@@ -33,6 +33,11 @@ from splat_assets.settings import load_settings
 from splat_assets.stages import ASSETS, status
 
 CONFIG = "dagster.yaml"
+WORKSPACE = "workspace.yaml"
+DEFAULT_WORKSPACE = """\
+load_from:
+  - python_module: {module_name: splat_assets.definitions, location_name: splat_assets}
+"""
 PARTITIONS = "dataset"
 PROCESS_TAG = "splat/process"  # host:pid:start of the terminal that executes a run
 REPOSITORY_TAG = ".dagster/repository"  # the UI lists runs of a code location by this
@@ -140,17 +145,16 @@ def asset_states(name: str) -> dict[str, Any]:
     found = status(spec, store)
     with open_instance() as instance:
         close_dead_runs(instance)
-        latest = {asset: _latest_step(instance, name, asset) for asset in ASSETS}
+        latest = _last_steps(instance, name)
     assets = {}
     for asset, entry in found.items():
-        run_state, run_id, ended, message = latest[asset]
+        last = latest.get(asset, _LastStep())
         shown: dict[str, Any] = {"state": entry.state, "reason": entry.reason}
-        if run_state is None and message and entry.state != "current":
-            shown["reason"] = message
-        if run_state == "running" or (
-            run_state == "failed" and (entry.manifest is None or ended > entry.manifest.created)
-        ):
-            shown = {"state": run_state, "reason": message, "last_run_id": run_id}
+        made = entry.manifest.created if entry.manifest is not None else 0.0
+        if last.state == "running" or (last.state == "failed" and last.ended > made):
+            shown = {"state": last.state, "reason": last.message, "last_run_id": last.run_id}
+        elif last.message and entry.state != "current":
+            shown["reason"] = last.message
         if entry.manifest is not None:
             shown |= _describe(entry.manifest, entry.location)
         assets[asset] = shown
@@ -248,7 +252,8 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 def dev(*, port: int = 3000, host: str = "127.0.0.1") -> None:
     """Replace this process by Dagster's web UI and daemon on the project's instance.
 
-    Ends with Ctrl-C. Never returns.
+    Ends with Ctrl-C. Never returns. The code location is the one of the `workspace.yaml` here or in
+    the instance's folder; the project's own where there is none.
     """
     home = instance_home()
     with open_instance() as instance:
@@ -261,11 +266,13 @@ def dev(*, port: int = 3000, host: str = "127.0.0.1") -> None:
         "DAGSTER_HOME": str(home),
         "DAGSTER_DISABLE_TELEMETRY": "1",
     }
-    command = [sys.executable, "-m", "dagster", "dev", "--port", str(port), "--host", host]
-    if Path("workspace.yaml").is_file():
-        command += ["-w", "workspace.yaml"]
-    else:
-        command += ["-m", "splat_assets.definitions"]
+    places = [Path(WORKSPACE), home / WORKSPACE]
+    workspace = next((path for path in places if path.is_file()), None)
+    if workspace is None:
+        workspace = home / WORKSPACE
+        write_text_atomic(workspace, DEFAULT_WORKSPACE)
+    command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace)]
+    command += ["--port", str(port), "--host", host]
     os.execve(sys.executable, command, environment)
 
 
@@ -363,23 +370,38 @@ def _explain(data: StepFailureData) -> tuple[str, bool]:
     return (error.message.strip() if error is not None else "The step failed."), False
 
 
-def _latest_step(
-    instance: dg.DagsterInstance, name: str, asset: str
-) -> tuple[str | None, str, float, str]:
-    """(running, failed or None; run id; when it ended; why) of the newest run that reached it."""
+@dataclass(frozen=True)
+class _LastStep:
+    """How the newest run that reached an asset ended there."""
+
+    state: str | None = None  # running, failed or None
+    run_id: str = ""
+    ended: float = 0.0
+    message: str = ""
+
+
+def _last_steps(instance: dg.DagsterInstance, name: str) -> dict[str, _LastStep]:
+    """The newest step of every asset of a dataset, from its last runs."""
     from dagster._core.execution.stats import StepEventStatus
 
+    found: dict[str, _LastStep] = {}
     for run in instance.get_runs(dg.RunsFilter(tags={PARTITION_TAG: name}), limit=20):
-        for step in instance.get_run_step_stats(run.run_id, [asset]):
+        for step in instance.get_run_step_stats(run.run_id):
+            asset, ended = step.step_key, step.end_time or 0.0
+            if asset in found:
+                continue
             if step.status == StepEventStatus.IN_PROGRESS and run.status in IN_PROGRESS:
-                return "running", run.run_id, 0.0, "a run works on it"
-            if step.status == StepEventStatus.FAILURE and run.status in STOPPED:
-                return None, run.run_id, step.end_time or 0.0, "the last run was stopped"
-            if step.status == StepEventStatus.FAILURE:
-                return "failed", run.run_id, step.end_time or 0.0, _why(instance, run.run_id, asset)
-            if step.status == StepEventStatus.SUCCESS:
-                return None, run.run_id, step.end_time or 0.0, ""
-    return None, "", 0.0, ""
+                found[asset] = _LastStep("running", run.run_id, ended, "a run works on it")
+            elif step.status == StepEventStatus.FAILURE and run.status in STOPPED:
+                found[asset] = _LastStep(None, run.run_id, ended, "the last run was stopped")
+            elif step.status == StepEventStatus.FAILURE:
+                message = _why(instance, run.run_id, asset)
+                found[asset] = _LastStep("failed", run.run_id, ended, message)
+            elif step.status == StepEventStatus.SUCCESS:
+                found[asset] = _LastStep(None, run.run_id, ended)
+        if all(asset in found for asset in ASSETS):
+            break
+    return found
 
 
 def _why(instance: dg.DagsterInstance, run_id: str, asset: str) -> str:

@@ -204,25 +204,24 @@ def services(
     workspace.write_text(json.dumps({"load_from": [entry]}), encoding="utf-8")
     port = free_port()
     log = folder / "services.log"
-    command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    start = f"from splat_assets.launch import dev; dev(port={port})"
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-c", start],
             env=environment,
             cwd=folder,
             stdout=stream,
             stderr=stream,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_default_signals,
+            preexec_fn=_like_a_background_job,
         )
     dagster = Dagster(home, data, f"http://127.0.0.1:{port}", psutil.Process(process.pid))
     try:
 
         def ready() -> bool:
             if process.poll() is not None:
-                raise AssertionError(f"dagster dev ended:\n{log.read_text()[-3000:]}")
+                raise AssertionError(f"the services ended:\n{log.read_text()[-3000:]}")
             try:
                 nodes = dagster.query(
                     """{ assetNodes { id } instance { daemonHealth {
@@ -245,9 +244,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _default_signals() -> None:
-    """A child of a background shell ignores SIGINT, and Dagster maps SIGTERM onto it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def _like_a_background_job() -> None:
+    """Non-interactive shells start background jobs deaf to SIGINT; `dev` must end by it anyway."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stop(process: subprocess.Popen[bytes], home: Path) -> None:

@@ -16,6 +16,7 @@ from splat_assets.datasets.spec import make_spec
 from splat_assets.definitions import defs
 from splat_assets.defs.resources import RegistryResource
 from splat_assets.defs.sensors import registry_partitions
+from splat_assets.launch import DEFAULT_WORKSPACE
 from splat_assets.stages import ASSETS
 from splat_assets_tests.paths import ROOT
 
@@ -74,6 +75,7 @@ def test_the_two_ways_to_name_the_code_location_agree() -> None:
     """pyproject wins over workspace.yaml where both are found, so they must say the same."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["dg"]["project"]
     workspace = yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"]
+    assert workspace == yaml.safe_load(DEFAULT_WORKSPACE)["load_from"]
     (entry,) = [item["python_module"] for item in workspace]
     assert entry["module_name"] == project["code_location_target_module"]
     assert entry["location_name"] == project["code_location_name"]
