@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from rich.text import Text
 from splat_assets.cli.output import show_seconds, stderr
 from splat_assets.progress import Progress, Report
 
-LINE_EVERY_SEC = 5.0  # of plain output, per stage
+LINE_EVERY_SEC = 5.0  # of plain output, per stage; grows with the length of the stage
 MAX_FIGURES = 3
 
 
@@ -92,7 +93,9 @@ class Display:
     def _write_line(self, stage: str, report: Report) -> None:
         now = time.monotonic()
         before, message = self._said.get(stage, (-1e9, ""))
-        if now - before < LINE_EVERY_SEC or (report.message == message and report.fraction == 0):
+        if now - before < max(LINE_EVERY_SEC, report.elapsed_sec / 20) or (
+            report.message == message and report.fraction == 0
+        ):
             return
         self._said[stage] = now, report.message
         took = show_seconds(report.elapsed_sec)
@@ -111,6 +114,12 @@ def one_bar(stage: str) -> Iterator[Progress]:
 
 
 def _describe(report: Report) -> str:
-    """Message and figures: `Training · psnr_db 21.3 · num_gaussians 8000`."""
-    figures = [f"{name} {value:.4g}" for name, value in list(report.figures.items())[:MAX_FIGURES]]
-    return " · ".join([part for part in (report.message, *figures) if part])
+    """Message and figures: `Training · loss 0.213 · num gaussians 8000`."""
+    figures = [
+        f"{name.replace('_', ' ')} {value:.0f}"
+        if value == int(value)
+        else f"{name.replace('_', ' ')} {value:.4g}"
+        for name, value in report.figures.items()
+        if math.isfinite(value) and name != "step"
+    ]
+    return " · ".join([part for part in (report.message, *figures[:MAX_FIGURES]) if part])
