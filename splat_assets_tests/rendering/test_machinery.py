@@ -1,0 +1,74 @@
+"""The thread team, the reused memory and the warm-up below the rasteriser."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from splat_assets.rendering.cpu import buffers
+from splat_assets.rendering.cpu.team import Team
+from splat_assets.rendering.rasterize import rasterize
+from splat_assets.rendering.warm_up import warm_up_in_background
+from splat_assets_tests.rendering.test_rasterize import make_scene
+
+
+def test_a_team_runs_every_member_and_hands_on_errors() -> None:
+    team = Team(3)
+    seen: list[int] = []
+    team.run(100, lambda counter, number: seen.append(number), "thread")
+    assert sorted(seen) == [0, 1, 2]
+    seen.clear()
+    team.run(2, lambda counter, number: seen.append(number), "thread")
+    assert sorted(seen) == [0, 1]
+
+    def fail(counter: np.ndarray, number: int) -> None:
+        if number == 1:
+            raise RuntimeError("helper")
+
+    with pytest.raises(RuntimeError, match="helper"):
+        team.run(3, fail, "thread")
+    seen.clear()
+    team.run(3, lambda counter, number: seen.append(number), "thread")
+    assert len(seen) == 3
+
+
+def test_memory_comes_back_only_when_nobody_holds_it() -> None:
+    first = buffers.take((1000, 100), np.float32)
+    assert first.shape == (1000, 100) and first.ctypes.data % 64 == 0
+    address = first.ctypes.data
+    tensor = torch.from_numpy(first)
+    del first
+    other = buffers.take((1000, 100), np.float32)
+    assert other.ctypes.data != address
+    del tensor
+    again = buffers.take((990, 100), np.float32)
+    assert again.ctypes.data == address
+
+
+def test_two_renders_at_once_from_python_threads() -> None:
+    def work(out: list[torch.Tensor]) -> None:
+        for _ in range(5):
+            scene = make_scene(500, seed=2)
+            scene["means"].requires_grad_()
+            image, _, _ = rasterize(**scene, width=70, height=50, sh_degree=3)
+            image.square().sum().backward()
+            assert scene["means"].grad is not None
+            out.append(scene["means"].grad)
+
+    results: list[torch.Tensor] = []
+    threads = [threading.Thread(target=work, args=(results,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 10
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_warm_up_ends() -> None:
+    thread = warm_up_in_background()
+    thread.join(timeout=120)
+    assert not thread.is_alive()
