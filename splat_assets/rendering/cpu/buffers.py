@@ -39,7 +39,7 @@ def take(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
         else:
             _forget()
             # some room, so that slightly different sizes share a buffer
-            buffer = np.empty(needed + needed // 4 + 64, np.uint8)
+            buffer = np.empty(needed + needed // 8 + 64, np.uint8)
             _buffers.append(buffer)
         _last_use[id(buffer)] = _requests
         return _view(buffer, needed, dtype, shape)

@@ -103,8 +103,14 @@ class Gradients:
     @staticmethod
     def empty(splats: Splats, cameras: int) -> Gradients:
         """Room for them; the first camera that is drawn back overwrites what is there."""
+        means, quats, scales, opacities = (
+            take(part.shape, np.float32) for part in splats.parameters()
+        )
         return Gradients(
-            *(take(part.shape, np.float32) for part in splats.parameters()),
+            means,
+            quats,
+            scales,
+            opacities,
             tuple(take(part.shape, np.float32) for part in splats.colors),
             np.zeros((cameras, 4, 4)),
             take((cameras, len(splats), 4), np.float32),
