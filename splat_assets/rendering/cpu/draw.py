@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from splat_assets.rendering.cpu import blending, projection, tiles
+from splat_assets.rendering.cpu import blending, projection, projection_backward, tiles
 from splat_assets.rendering.cpu.buffers import take
 from splat_assets.rendering.cpu.team import team
 
@@ -203,7 +203,7 @@ def draw_backward(
     v_camera = np.zeros((tasks, 15), np.float64)
     v_colors = [part.reshape(-1) for part in into.colors]
     crew.run(
-        tasks, projection.project_backward, *splats.arguments(), drawn.camera, frame.antialiased,
+        tasks, projection_backward.project_backward, *splats.arguments(), drawn.camera, frame.antialiased,
         drawn.rows, drawn.offsets, sums, absgrad, first, into.means, into.quats, into.scales,
         into.opacities, v_colors[0], v_colors[-1], v_camera, into.means2d[index],
     )  # fmt: skip
