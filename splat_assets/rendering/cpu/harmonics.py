@@ -1,4 +1,4 @@
-"""Real spherical harmonics of degree 1 to 3 inside kernels, in the order and with the signs of 3DGS.
+"""Spherical harmonics of degree 1 to 3 inside kernels, in the order and with the signs of 3DGS.
 
 (`splat_assets.gaussians.sh` is the same basis for arrays.)
 """
