@@ -7,15 +7,23 @@ that meets a quality target is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 
+from splat_assets.compute import available_threads
+
 MAX_ENTRIES = 65536
-_BLOCK_BYTES = 8 << 20  # of a distance block: stays near the cache
-_ROUNDS = 4  # Lloyd rounds after each growth
-_FINAL_ROUNDS = 6
+_BLOCK_BYTES = 4 << 20  # of a distance block: stays near the cache
+_EXACT_BELOW = 1024  # centres; above, only the nearer ones are tried
+_SEARCHED = 0.1  # share of the centres that is tried
+_MAX_WORK = 4e9  # point-centre pairs up to which the search goes on
+_ROUNDS = 3  # Lloyd rounds after each growth
+_FINAL_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ def build_palette(
     if len(unique) <= min(start, MAX_ENTRIES):
         return _sorted_palette(unique, inverse, 0.0, True)
     mass = mass / mass.sum()
-    limit = min(MAX_ENTRIES, size or _round_up(len(points)))
+    affordable = _round_up(max(start, _MAX_WORK / len(unique)))
+    limit = min(MAX_ENTRIES, size or min(affordable, _round_up(len(points))))
     rng = np.random.default_rng(seed)
     # a start a quarter of the first candidate costs little and lets splitting place the rest
     k = max(min(64, start), start // 4)
@@ -77,18 +86,85 @@ def build_palette(
 
 
 def nearest(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the nearest centre [N] and the squared distance to it [N]."""
-    n, k = len(points), len(centers)
-    rows = max(1, _BLOCK_BYTES // (4 * k))
+    """Index of the nearest centre [N] and the squared distance to it [N].
+
+    With many centres only those near a point's cell are tried (an inverted file, Jégou et al.
+    2011): a few points get the second nearest, for a fraction of the work.
+    """
+    with _one_blas_thread():
+        if len(centers) < _EXACT_BELOW:
+            labels = _nearest_of(points, centers)
+        else:
+            labels = _nearest_by_cells(points, centers)
+    return labels, ((points - centers[labels]) ** 2).sum(axis=1)
+
+
+def _nearest_by_cells(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    count = max(16, int(2 * np.sqrt(len(centers))))
+    coarse = centers[np.linspace(0, len(centers) - 1, count).astype(int)]
+    for _ in range(3):
+        owner = _nearest_of(centers, coarse)
+        coarse = _means(centers, np.ones(len(centers)), owner, coarse)
+    owner = _nearest_of(centers, coarse)
+    cell = _nearest_of(points, coarse)
+    by_cell = np.argsort(cell, kind="stable")
+    bounds = np.searchsorted(cell[by_cell], np.arange(count + 1))
+    sizes = np.bincount(owner, minlength=count)
+    labels = np.empty(len(points), np.int64)
+
+    def search(c: int) -> None:
+        rows = by_cell[bounds[c] : bounds[c + 1]]
+        if not len(rows):
+            return
+        order = np.argsort(((coarse - coarse[c]) ** 2).sum(axis=1), kind="stable")
+        cells = int(np.searchsorted(np.cumsum(sizes[order]), len(centers) * _SEARCHED)) + 1
+        candidates = np.flatnonzero(np.isin(owner, order[:cells]))
+        labels[rows] = candidates[_nearest_of(points[rows], centers[candidates], threads=1)]
+
+    _in_threads(search, range(count))
+    return labels
+
+
+def _nearest_of(points: np.ndarray, centers: np.ndarray, threads: int | None = None) -> np.ndarray:
+    """[N] index of the nearest centre: |p - c|² is smallest where p·c - |c|²/2 is largest."""
+    rows = max(1, _BLOCK_BYTES // (4 * len(centers)))
     half = 0.5 * np.einsum("kd,kd->k", centers, centers)
     transposed = np.ascontiguousarray(centers.T)
-    labels = np.empty(n, np.int64)
-    for first in range(0, n, rows):
-        block = points[first : first + rows]
-        score = block @ transposed
+    labels = np.empty(len(points), np.int64)
+
+    def search(first: int) -> None:
+        score = points[first : first + rows] @ transposed
         score -= half
         labels[first : first + rows] = score.argmax(axis=1)
-    return labels, ((points - centers[labels]) ** 2).sum(axis=1)
+
+    _in_threads(search, range(0, len(points), rows), threads)
+    return labels
+
+
+def _in_threads(
+    work: Callable[[int], None], items: Iterable[int], threads: int | None = None
+) -> None:
+    """Independent pieces of numpy work, which frees the interpreter lock; results do not depend on
+    how many run at once."""
+    threads = available_threads() if threads is None else threads
+    if threads == 1:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, items))
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """The pieces run side by side; threads inside each would only wait for one another."""
+    try:
+        limits = import_module("threadpoolctl").threadpool_limits
+    except ImportError:  # slower, not different
+        yield
+        return
+    with limits(1, user_api="blas"):
+        yield
 
 
 def _lloyd(

@@ -4,6 +4,7 @@ against the photos, over views that training did not see."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -91,48 +92,41 @@ def measure_loss(
         folder: below which the views' photos and masks are.
         rotation: [3, 3] by which `after` has been turned.
     """
+    turned = views if rotation is None else [turn_view(view, rotation) for view in views]
     losses = []
-    for number, view in enumerate(views):
-        progress.update(number / len(views), f"Comparing view {number + 1} of {len(views)}")
-        turned = view if rotation is None else turn_view(view, rotation)
-        one = render_view(before, view, background=background, compute=compute)
-        two = render_view(after, turned, background=background, compute=compute)
+    pictures = zip(
+        views,
+        draw_views(before, views, background=background, compute=compute),
+        draw_views(after, turned, background=background, compute=compute),
+        strict=True,
+    )
+    progress.update(0.0, f"Comparing {len(views)} views")
+    for number, (view, one, two) in enumerate(pictures, start=1):
         figures: dict[str, float] = {}
         if folder is not None and view.photo:
             photo, mask = _load_photo(folder, view)
             figures["psnr_before_db"], figures["ssim_before"] = _compare(one, photo, mask)
             figures["psnr_after_db"], figures["ssim_after"] = _compare(two, photo, mask)
         losses.append(ViewLoss(view.name, *_compare(two, one, None), **figures))
+        progress.update(number / len(views), f"Compared view {number} of {len(views)}")
     return Quality(tuple(losses))
 
 
-def render_view(
-    gaussians: Gaussians, view: View, *, background: tuple[float, float, float], compute: Compute
-) -> np.ndarray:
-    """[H, W, 3] float32 in 0..1."""
-    import torch
+def draw_views(
+    gaussians: Gaussians,
+    views: list[View],
+    *,
+    background: tuple[float, float, float],
+    compute: Compute,
+) -> Iterator[np.ndarray]:
+    """Pictures [H, W, 3] float32 in 0..1, one at a time."""
+    from splat_assets.rendering import render
 
-    from splat_assets.rendering.rasterize import rasterize
-
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array, np.float32), device=compute.device)
-
-    with torch.no_grad():
-        renders, _, _ = rasterize(
-            tensor(gaussians.means),
-            tensor(gaussians.quats),
-            tensor(np.exp(gaussians.scales)),
-            torch.sigmoid(tensor(gaussians.opacities)),
-            (tensor(gaussians.sh0), tensor(gaussians.shN)),
-            tensor(view.viewmat[None]),
-            tensor(view.K[None]),
-            view.width,
-            view.height,
-            sh_degree=gaussians.sh_degree,
-            backgrounds=tensor(np.array([background])),
-            rasterize_mode="antialiased" if gaussians.antialiased else "classic",
-        )
-    return renders[0].clamp(0, 1).cpu().numpy()
+    cameras = [render.View(view.viewmat, view.K, view.width, view.height) for view in views]
+    for picture in render.render_views(
+        gaussians, cameras, background=background, device=compute.device
+    ):
+        yield np.clip(picture.rgb, 0.0, 1.0)
 
 
 def psnr(image: np.ndarray, other: np.ndarray, mask: np.ndarray | None = None) -> float:

@@ -46,12 +46,13 @@ class SogOptions:
     """How to encode.
 
     `palette_size` None searches for the smallest palette whose estimated colour error, seen alone,
-    is at most that of `palette_db`.
+    is at most that of `palette_db`. Pictures come out some 14 dB better than that, because many
+    Gaussians overlap: the default leaves about 46 dB.
     """
 
     order: Order = "hilbert"
     palette_size: int | None = None
-    palette_db: float = 46.0
+    palette_db: float = 32.0
     seed: int = 0
     extras: dict[str, Any] = field(default_factory=dict)  # application data kept in meta.json
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,16 @@ def write_preview(
     view: View,
     *,
     compute: Compute,
-    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    background: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> np.ndarray:
     """Render `view` into a JPEG; returns the picture [H, W, 3] float32 in 0..1."""
-    from splat_assets.compression.quality import render_view
+    from splat_assets.rendering import render
 
-    picture = render_view(gaussians, view, background=background, compute=compute)
+    camera = render.View(view.viewmat, view.K, view.width, view.height)
+    drawn = next(
+        render.render_views(gaussians, [camera], background=background, device=compute.device)
+    )
+    picture = np.clip(drawn.rgb, 0.0, 1.0)
     write_bytes_atomic(Path(path), encode_jpeg(picture))
     return picture
 
