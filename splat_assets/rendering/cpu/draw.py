@@ -204,8 +204,9 @@ def draw_backward(
     v_colors = [part.reshape(-1) for part in into.colors]
     crew.run(
         tasks, projection_backward.project_backward, *splats.arguments(), drawn.camera,
-        frame.antialiased, drawn.rows, drawn.offsets, sums, absgrad, first, into.means, into.quats, into.scales,
-        into.opacities, v_colors[0], v_colors[-1], v_camera, into.means2d[index],
+        frame.antialiased, drawn.rows, drawn.offsets, sums, absgrad, first, into.means,
+        into.quats, into.scales, into.opacities, v_colors[0], v_colors[-1], v_camera,
+        into.means2d[index],
     )  # fmt: skip
     summed = v_camera.sum(axis=0)
     v_view = into.viewmats[index]
