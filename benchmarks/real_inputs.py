@@ -66,8 +66,9 @@ class Row:
     assets: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def figure(self, asset: str, name: str, form: str = "{}") -> str:
-        value = self.assets.get(asset, {}).get(name)
-        return "–" if value is None else form.format(value)
+        shown = self.assets.get(asset, {})
+        value = shown.get(name)
+        return "–" if value is None or shown.get("skipped") else form.format(value)
 
     @property
     def keeps_promise(self) -> bool:
@@ -202,12 +203,11 @@ def render_table(rows: list[Row], absent: list[str]) -> str:
 
 def _cells(row: Row) -> list[str]:
     poses = row.assets.get("camera_poses", {})
-    skipped = poses.get("skipped")
     registered = row.figure("camera_poses", "num_registered")
     return [
         row.item.name,
         row.figure("frames", "num_frames"),
-        "–" if skipped else registered + (" (given)" if poses.get("poses_given") else ""),
+        registered + (" (given)" if poses.get("poses_given") and not poses["skipped"] else ""),
         row.figure("camera_poses", "reprojection_error_px", "{:.2f}"),
         row.figure("trained_splat", "psnr_db", "{:.2f}"),
         row.figure("trained_splat", "ssim", "{:.3f}"),

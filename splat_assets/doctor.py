@@ -10,9 +10,9 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Literal
 
 from splat_assets.settings import DATA_VARIABLE, Settings, load_settings
@@ -33,8 +33,11 @@ class Finding:
     essential: bool = False
 
 
-def examine() -> list[Finding]:
-    """Look at everything, in the order in which a newcomer would mend it."""
+def examine() -> Iterator[Finding]:
+    """Look at everything, one by one, in the order in which a newcomer would mend it.
+
+    Where CUDA is here, the first look may take minutes: gsplat compiles its kernels.
+    """
     settings = load_settings()
     checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
         ("python", _python),
@@ -51,7 +54,8 @@ def examine() -> list[Finding]:
         ("viewer", _viewer),
         ("plas", _plas),
     )
-    return [_guarded(name, check) for name, check in checks]
+    for name, check in checks:
+        yield _guarded(name, check)
 
 
 def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
@@ -127,33 +131,32 @@ def _numba() -> Finding:
 
 
 def _cuda() -> Finding:
-    from splat_assets.rendering.cuda_check import cuda_problem
+    from splat_assets.rendering.cuda_check import cuda_facts, cuda_problem
 
     problem = cuda_problem("cuda:0")
+    facts = cuda_facts()
     if problem is None:
-        import torch
-
-        names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-        return Finding("cuda", "ok", f"CUDA {torch.version.cuda}: {', '.join(names)}")
-    remedy = "None needed for preset preview; standard and high need an NVIDIA GPU to be quick."
-    return Finding("cuda", "warn", problem, remedy)
+        return Finding("cuda", "ok", f"CUDA {facts['torch_cuda']}: {'; '.join(facts['gpus'])}")
+    if facts["driver"]:
+        return Finding("cuda", "warn", "an NVIDIA GPU is here, but cannot be used", problem)
+    remedy = "None needed for preset preview; standard and high want an NVIDIA GPU."
+    return Finding("cuda", "warn", "no NVIDIA GPU here; the processor trains", remedy)
 
 
 def _gsplat() -> Finding:
-    found = _version("gsplat")
-    if found is None:
-        remedy = "pip install 'splat-assets[cuda]'; only used with CUDA."
-        return Finding("gsplat", "warn", "not installed", remedy)
-    import torch
+    from splat_assets.rendering.cuda_check import cuda_facts
 
-    if not torch.cuda.is_available():
-        return Finding("gsplat", "ok", f"{found}, unused without CUDA")
-    from gsplat.cuda._backend import _C
-
-    if _C is None:
-        remedy = "Install the CUDA toolkit (nvcc) of torch's version, then run again."
-        return Finding("gsplat", "warn", f"{found}, its CUDA kernels cannot be built", remedy)
-    return Finding("gsplat", "ok", f"{found}, CUDA kernels ready")
+    facts = cuda_facts()
+    if facts["gsplat"] is None:
+        state: State = "warn" if facts["driver"] else "ok"
+        remedy = "pip install 'splat-assets[cuda]'" if facts["driver"] else ""
+        return Finding("gsplat", state, "not installed; only used with CUDA", remedy)
+    if not facts["driver"]:
+        return Finding("gsplat", "ok", f"{facts['gsplat']}, unused without CUDA")
+    if not facts["gsplat_built"]:
+        remedy = "The first training compiles them; that needs nvcc and a C++ compiler."
+        return Finding("gsplat", "warn", f"{facts['gsplat']}, kernels not compiled yet", remedy)
+    return Finding("gsplat", "ok", f"{facts['gsplat']}, CUDA kernels ready")
 
 
 def _pycolmap() -> Finding:
@@ -208,10 +211,3 @@ def _plas() -> Finding:
         remedy = "None needed; `pip install --group plas` in a clone adds it."
         return Finding("plas", "ok", "not installed, Hilbert order is used", remedy)
     return Finding("plas", "ok", "can be used: --set compress.order=plas")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

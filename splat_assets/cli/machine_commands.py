@@ -20,16 +20,17 @@ def doctor(as_json: bool = options.JSON) -> None:
     """Say what works on this machine, and what to do about the rest."""
     from splat_assets.doctor import examine
 
-    findings = examine()
-    if as_json:
-        say_json([vars(finding) for finding in findings])
-    else:
-        console = stdout()
-        for found in findings:
+    findings = []
+    console = stdout()
+    for found in examine():
+        findings.append(found)
+        if not as_json:
             console.print(f"[{_COLORS[found.state]}]{found.state:<8}[/]", end="")
             console.print(f"{found.name:<12} {found.detail}", markup=False)
             if found.remedy:
                 console.print(f"{'':<21}→ {found.remedy}", markup=False)
+    if as_json:
+        say_json([vars(found) for found in findings])
     if any(found.essential and found.state == "missing" for found in findings):
         raise typer.Exit(1)
 
