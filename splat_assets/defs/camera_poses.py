@@ -5,7 +5,7 @@ import dagster as dg
 from splat_assets.defs.checks import SPECS
 from splat_assets.defs.frames import frames
 from splat_assets.defs.metadata import materialized
-from splat_assets.defs.partitions import DATASETS, OWNERS, RECONSTRUCTION, SFM_POOL
+from splat_assets.defs.partitions import DATASETS, GROUP, OWNERS, SFM_POOL
 from splat_assets.defs.runner import StageConfig, StageRunner
 from splat_assets.stages import CODE_VERSIONS
 
@@ -13,7 +13,7 @@ from splat_assets.stages import CODE_VERSIONS
 @dg.asset(
     deps=[frames],
     partitions_def=DATASETS,
-    group_name=RECONSTRUCTION,
+    group_name=GROUP,
     kinds={"python", "colmap"},
     owners=OWNERS,
     tags={"splat/device": "cpu"},

@@ -4,7 +4,7 @@ import dagster as dg
 
 from splat_assets.defs.checks import SPECS
 from splat_assets.defs.metadata import materialized
-from splat_assets.defs.partitions import DATASETS, DELIVERY, OWNERS
+from splat_assets.defs.partitions import DATASETS, GROUP, OWNERS
 from splat_assets.defs.runner import StageConfig, StageRunner
 from splat_assets.defs.trained_splat import trained_splat
 from splat_assets.stages import CODE_VERSIONS
@@ -13,7 +13,7 @@ from splat_assets.stages import CODE_VERSIONS
 @dg.asset(
     deps=[trained_splat],
     partitions_def=DATASETS,
-    group_name=DELIVERY,
+    group_name=GROUP,
     kinds={"python", "sog"},
     owners=OWNERS,
     tags={"splat/device": "cpu"},

@@ -45,22 +45,21 @@ def describe(outcome: StageOutcome, spec: DatasetSpec) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     if manifest.skipped:
         shown["skipped"] = manifest.skipped
-    shown |= {
-        "path": dg.MetadataValue.path(outcome.location),
-        "reused": outcome.reused,
-        "preset": spec.preset,
-        "bytes": manifest.total_bytes,
-        "num_files": len(manifest.files),
-        **_plain(manifest.summary),
-        "seconds": round(manifest.seconds, 2),
-        "options": dg.MetadataValue.json(manifest.options),
-    }
-    if not manifest.skipped:
+    else:
         try:
             shown |= _EXTRAS[outcome.asset](outcome.artifact)
         except Exception as error:  # hours of work must not fail for a picture of them
             shown["pictures_failed"] = f"{type(error).__name__}: {error}"
-    return shown
+    return shown | {
+        **_plain(manifest.summary),
+        "seconds": round(manifest.seconds, 2),
+        "reused": outcome.reused,
+        "preset": spec.preset,
+        "bytes": manifest.total_bytes,
+        "num_files": len(manifest.files),
+        "path": dg.MetadataValue.path(outcome.location),
+        "options": dg.MetadataValue.json(manifest.options),
+    }
 
 
 def _plain(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import dagster as dg
 DATASETS = dg.DynamicPartitionsDefinition(name="dataset")
 
 OWNERS = ["team:splat-assets"]
-CAPTURE, RECONSTRUCTION, DELIVERY = "capture", "reconstruction", "delivery"  # groups
+GROUP = "splats"  # one group: the UI then opens with the whole chain in sight
 
 # Pools, limited in dagster.yaml: training owns a device, feature matching owns the CPU.
 GPU_POOL, SFM_POOL = "gpu", "sfm"

@@ -3,14 +3,14 @@
 import dagster as dg
 
 from splat_assets.defs.metadata import materialized
-from splat_assets.defs.partitions import CAPTURE, DATASETS, OWNERS
+from splat_assets.defs.partitions import DATASETS, GROUP, OWNERS
 from splat_assets.defs.runner import StageConfig, StageRunner
 from splat_assets.stages import CODE_VERSIONS
 
 
 @dg.asset(
     partitions_def=DATASETS,
-    group_name=CAPTURE,
+    group_name=GROUP,
     kinds={"huggingface", "file"},
     owners=OWNERS,
     tags={"splat/device": "network"},

@@ -5,7 +5,7 @@ import dagster as dg
 from splat_assets.defs.camera_poses import camera_poses
 from splat_assets.defs.checks import SPECS
 from splat_assets.defs.metadata import materialized
-from splat_assets.defs.partitions import DATASETS, GPU_POOL, OWNERS, RECONSTRUCTION
+from splat_assets.defs.partitions import DATASETS, GPU_POOL, GROUP, OWNERS
 from splat_assets.defs.runner import StageConfig, StageRunner
 from splat_assets.stages import CODE_VERSIONS
 
@@ -13,7 +13,7 @@ from splat_assets.stages import CODE_VERSIONS
 @dg.asset(
     deps=[camera_poses],
     partitions_def=DATASETS,
-    group_name=RECONSTRUCTION,
+    group_name=GROUP,
     kinds={"pytorch", "gsplat"},
     owners=OWNERS,
     tags={"splat/device": "gpu"},
