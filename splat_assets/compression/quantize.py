@@ -140,13 +140,14 @@ class Codebook:
         return self.values[index]
 
 
-def fit_codebook(x: np.ndarray, weights: np.ndarray) -> Codebook:
+def fit_codebook(x: np.ndarray, weights: np.ndarray, tolerance: float = 0.0) -> Codebook:
     """The best of three codebooks for the numbers `x`: their own values when 256 are enough, else
     even steps or a Lloyd-Max quantiser, whichever has the smaller weighted squared error.
 
     Args:
         x: any shape, finite.
         weights: non-negative, broadcastable to `x`.
+        tolerance: mean squared error with which even steps are good enough.
     """
     flat = x.ravel().astype(np.float32)
     unique = np.unique(flat)
@@ -158,7 +159,7 @@ def fit_codebook(x: np.ndarray, weights: np.ndarray) -> Codebook:
     if not w.any():
         w = np.ones_like(w)
     uniform = np.linspace(unique[0], unique[-1], LEVELS)
-    decimals = int(np.ceil(-np.log10((unique[-1] - unique[0]) / LEVELS / 50)))
+    decimals = int(np.ceil(-np.log10((unique[-1] - unique[0]) / LEVELS / 10)))
     # both are judged, and the second is found, on a fine histogram: its cost is one pass
     counts, edges = np.histogram(flat, _HISTOGRAM_BINS, weights=w)
     sums, _ = np.histogram(flat, edges, weights=w * flat)
@@ -170,7 +171,8 @@ def fit_codebook(x: np.ndarray, weights: np.ndarray) -> Codebook:
     ]
     errors = [float((w * (c.decode(c.encode(flat)) - flat) ** 2).sum()) for c in candidates]
     # even steps make smaller files, so the other has to be clearly better
-    return candidates[1] if errors[1] < 0.7 * errors[0] else candidates[0]
+    good_enough = errors[0] <= max(tolerance * w.sum(), errors[1] / 0.7)
+    return candidates[0] if good_enough else candidates[1]
 
 
 def _short(levels: np.ndarray, decimals: int) -> np.ndarray:

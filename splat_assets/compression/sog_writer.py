@@ -31,13 +31,16 @@ from splat_assets.compression.quantize import (
 from splat_assets.compression.sorting import Order, Sorting, sort_gaussians
 from splat_assets.errors import UserError
 from splat_assets.gaussians.cleanup import CleanupReport, clean
-from splat_assets.gaussians.gaussians import Gaussians
+from splat_assets.gaussians.gaussians import SH_C0, Gaussians
 from splat_assets.progress import Progress, silent
 
 META = "meta.json"
 PALETTE_COLUMNS = 64  # palette entries per image row, fixed by the format
 # scales beyond these (natural log) are invisible or infinite for any renderer
 _SCALE_RANGE = (-20.0, 20.0)
+# mean squared errors that do not show: 2 % of a size; half a step of an 8-bit screen colour
+_SCALE_TOLERANCE = 0.02**2
+_COLOR_TOLERANCE = (0.5 / 255 / SH_C0) ** 2
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -98,8 +101,8 @@ def encode_sog(
     progress.update(0.1, "Quantising positions, rotations and colours")
     quats, scales = canonical_rotations(kept.quats, np.clip(kept.scales, *_SCALE_RANGE))
     weights = importance(kept)
-    scale_book = fit_codebook(scales, weights[:, None])
-    color_book = fit_codebook(kept.sh0[:, 0], weights[:, None])
+    scale_book = fit_codebook(scales, weights[:, None], _SCALE_TOLERANCE)
+    color_book = fit_codebook(kept.sh0[:, 0], weights[:, None], _COLOR_TOLERANCE)
     values = means.values[sorting.permutation]
     sh0 = np.empty((len(kept), 4), np.uint8)
     sh0[:, :3] = color_book.encode(kept.sh0[:, 0])
@@ -209,7 +212,9 @@ def _quantize_palette(g: Gaussians, palette: Palette) -> tuple[Codebook, np.ndar
     """The palette's codebook, its entries as bytes [K, C, 3], and labels [N] for what a decoder
     will see of it."""
     usage = np.bincount(palette.labels, minlength=len(palette.vectors)).astype(np.float64)
-    book = fit_codebook(palette.vectors, usage[:, None])
+    # beside the error of sharing entries, that of coarser levels hardly shows
+    tolerance = 0.25 * palette.mse / palette.vectors.shape[1]
+    book = fit_codebook(palette.vectors, usage[:, None], tolerance)
     codes = book.encode(palette.vectors)
     labels = palette.labels
     if not palette.is_exact:
