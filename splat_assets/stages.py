@@ -186,7 +186,7 @@ def run_stage(
                 seconds=time.monotonic() - began,
                 created=time.time(),
             )
-            if reuse and same and known and known.data_version == manifest.data_version:
+            if reuse and same and known and _tells_the_same(known, manifest):
                 return _outcome(stage, spec, store, reused=True, began=began)
             store.publish(out, spec.name, asset, manifest)
             store.forget_resume(spec.name, asset)
@@ -242,6 +242,12 @@ def difference(known: Manifest, wanted: Identity) -> str | None:
         if name not in wanted.volatile and known.options.get(name) != value:
             return f"option {name} changed"
     return None
+
+
+def _tells_the_same(known: Manifest, made: Manifest) -> bool:
+    """Equal data of an equal revision: publishing it again would only repeat what is there."""
+    revisions = (known.summary.get("revision"), made.summary.get("revision"))
+    return known.data_version == made.data_version and revisions[0] == revisions[1]
 
 
 def _identity(stage: Stage, spec: DatasetSpec, store: ArtifactStore) -> Identity:

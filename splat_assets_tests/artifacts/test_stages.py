@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from splat_assets.artifacts.manifest import build_manifest, write_manifest
 from splat_assets.artifacts.store import ArtifactStore
 from splat_assets.compute import Compute
 from splat_assets.datasets.spec import DatasetSpec, make_spec
 from splat_assets.errors import Cancelled, SourceError, UserError
 from splat_assets.progress import Progress, Report, silent
+from splat_assets.sources.raw_dataset import RawDataset
 from splat_assets.stages import ASSETS, StageOutcome, run_stage, status
 from splat_assets_tests.defs.fake_stages import FUNCTIONS
 
@@ -95,6 +97,31 @@ def test_changed_source_flows_down(store: ArtifactStore) -> None:
     second = run_all(spec("content=two"), store, "run2")
     assert not second["raw_dataset"].reused
     assert not second["frames"].reused
+
+
+def test_a_new_revision_of_the_same_files_is_published_and_changes_nothing_below(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = "one"
+
+    def fetch(source: str, out: Path, **_: Any) -> RawDataset:
+        (out / "files").mkdir()
+        (out / "files" / "a.jpg").write_bytes(b"the same")
+        write_manifest(out, build_manifest(out, "raw_dataset", summary={"revision": revision}))
+        return RawDataset.open(out)
+
+    monkeypatch.setattr("splat_assets.sources.fetch.fetch_raw_dataset", fetch)
+
+    def fetched() -> StageOutcome:
+        return run_stage("raw_dataset", spec(), store, revision, CPU, silent())
+
+    first, again = fetched(), fetched()
+    assert again.reused
+    revision = "two"
+    moved = fetched()
+    assert not moved.reused
+    assert moved.manifest.summary["revision"] == "two"
+    assert moved.manifest.data_version == first.manifest.data_version
 
 
 @pytest.mark.parametrize(
