@@ -19,11 +19,12 @@ from splat_assets.compute import available_threads
 
 MAX_ENTRIES = 65536
 _BLOCK_BYTES = 4 << 20  # of a distance block: stays near the cache
-_EXACT_BELOW = 1024  # centres; above, only the nearer ones are tried
-_SEARCHED = 0.1  # share of the centres that is tried
+_EXACT_WORK = 3e8  # point-centre pairs up to which every centre is tried
+_SEARCHED = 0.15  # share of the centres that is tried otherwise
 _MAX_WORK = 4e9  # point-centre pairs up to which the search goes on
 _ROUNDS = 3  # Lloyd rounds after each growth
 _FINAL_ROUNDS = 5
+_BATCHES = 4  # in which new entries are drawn
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def build_palette(
         target = min(limit, max(start, 2 * k) if k < start else 2 * k)
         if len(unique) <= target and size is None:
             return _sorted_palette(unique, inverse, 0.0, True)
-        centers = _grow(unique, mass, centers, labels, errors, target, rng)
+        centers = _grow(unique, mass, centers, errors, target, rng)
         k = len(centers)
         centers, labels, errors = _lloyd(unique, mass, centers, _ROUNDS)
     centers, labels, errors = _lloyd(unique, mass, centers, _FINAL_ROUNDS)
@@ -92,7 +93,7 @@ def nearest(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.nda
     2011): a few points get the second nearest, for a fraction of the work.
     """
     with _one_blas_thread():
-        if len(centers) < _EXACT_BELOW:
+        if len(points) * len(centers) <= _EXACT_WORK:
             labels = _nearest_of(points, centers)
         else:
             labels = _nearest_by_cells(points, centers)
@@ -200,25 +201,33 @@ def _grow(
     points: np.ndarray,
     mass: np.ndarray,
     centers: np.ndarray,
-    labels: np.ndarray,
     errors: np.ndarray,
     size: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """`size` centres: the old ones and points drawn where the error is."""
-    needed = size - len(centers)
-    cost = mass * errors
-    candidates = np.flatnonzero(errors > 0)
-    if len(candidates) <= needed:
-        return np.concatenate([centers, points[candidates]])
-    share = cost[candidates]
-    share = _flattened(share) if np.count_nonzero(share) >= needed else None
-    chosen = rng.choice(candidates, needed, replace=False, p=share)
-    return np.concatenate([centers, points[chosen]])
+    """`size` centres: the old ones and points drawn where the error is, a batch at a time, so that
+    what one batch serves draws no more of the next (k-means++, Arthur and Vassilvitskii, 2007)."""
+    added: list[np.ndarray] = []
+    missing = size - len(centers)
+    for batch in range(_BATCHES):
+        wanted = missing // (_BATCHES - batch)
+        missing -= wanted
+        candidates = np.flatnonzero(errors > 0)
+        if wanted == 0 or len(candidates) == 0:
+            continue
+        if len(candidates) > wanted:
+            share = _flattened(mass[candidates] * errors[candidates])
+            candidates = np.sort(rng.choice(candidates, wanted, replace=False, p=share))
+        added.append(points[candidates])
+        errors = np.minimum(errors, nearest(points, added[-1])[1])
+        errors[candidates] = 0
+    return np.concatenate([centers, *added])
 
 
 def _flattened(weights: np.ndarray) -> np.ndarray:
     """Probabilities from weights, none of them zero."""
+    if not weights.any():
+        return np.full(len(weights), 1 / len(weights))
     p = weights / weights.sum()
     p = 0.9 * p + 0.1 / len(p)
     return p / p.sum()

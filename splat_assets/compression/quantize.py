@@ -16,6 +16,7 @@ import numpy as np
 from splat_assets.gaussians.transform import multiply_quats, quat_to_matrix
 
 LEVELS = 256
+_TIE = 0.01  # in the cosine of half an angle; a few steps of the packed rotations
 _LLOYD_ROUNDS = 30
 _HISTOGRAM_BINS = 4096
 
@@ -82,14 +83,18 @@ def canonical_rotations(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarr
         scales: [N, 3].
 
     Returns:
-        Unit quaternions [N, 4] float64 whose w is positive and the largest component, and [N, 3].
+        Unit quaternions [N, 4] float64 whose w is positive and as good as the largest any form
+        has, and the scales [N, 3].
     """
     group, source = _octahedral_group()
     q = quats.astype(np.float64)
     q /= np.linalg.norm(q, axis=1, keepdims=True)
     # w of q ⊗ g is the dot product of q with the conjugate of g
     conjugate = group * (1, -1, -1, -1)
-    best = np.abs(q @ conjugate.T).round(12).argmax(axis=1)  # rounded: ties go to the first
+    nearness = np.abs(q @ conjugate.T)
+    # near ties stay as they are, so that the rounding of a decoded file does not turn them over
+    nearness[:, 0] += _TIE
+    best = nearness.argmax(axis=1)
     turned = multiply_quats(q, group[best])
     turned = np.where(turned[:, :1] < 0, -turned, turned)
     return turned, np.take_along_axis(scales, source[best], axis=1)

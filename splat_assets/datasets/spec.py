@@ -70,8 +70,12 @@ class DatasetSpec(BaseModel):
         return PipelineOptions(**resolved)  # type: ignore[arg-type]
 
     def to_yaml(self) -> str:
+        """The registry file's text; each value stays on its line however long, for grep and diff."""
         return yaml.safe_dump(
-            self.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True
+            self.model_dump(mode="json", exclude_defaults=True),
+            sort_keys=False,
+            allow_unicode=True,
+            width=float("inf"),
         )
 
 

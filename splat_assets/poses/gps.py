@@ -31,7 +31,8 @@ def local_positions(kept: pd.DataFrame) -> tuple[np.ndarray, tuple[float, float,
 
     None when fewer than three photos have a position. Photos without an altitude get the middle's.
     """
-    geodetic = kept[["gps_lat", "gps_lon", "gps_alt"]].to_numpy(np.float64, na_value=np.nan)
+    columns = kept[["gps_lat", "gps_lon", "gps_alt"]]
+    geodetic = columns.to_numpy(np.float64, na_value=np.nan).copy()
     known = np.isfinite(geodetic[:, :2]).all(axis=1)
     if known.sum() < MIN_IMAGES:
         return None

@@ -16,6 +16,7 @@ import pandas as pd
 import pycolmap
 
 from splat_assets.datasets.options import PoseOptions
+from splat_assets.frames.frame_set import FrameSet
 from splat_assets.poses.features import (
     MAX_FOCAL_RATIO,
     MIN_FOCAL_RATIO,
@@ -24,6 +25,7 @@ from splat_assets.poses.features import (
     create_database,
     extract_features,
 )
+from splat_assets.poses.gps import local_positions
 from splat_assets.poses.mapping import MIN_INLIERS, Mapped, choose_mapper, run_mapper
 from splat_assets.poses.matching import (
     Matching,
@@ -74,7 +76,16 @@ class Scene:
 
     kept: pd.DataFrame
     sequences: np.ndarray | None  # [N] which video; None for photos
-    positions: np.ndarray | None  # [N, 3] metres; None without GPS
+    positions: np.ndarray | None  # [N, 3] metres east, north, up; None without GPS
+    origin: tuple[float, float, float] | None  # latitude, longitude, altitude of (0, 0, 0)
+
+
+def make_scene(frames: FrameSet, kept: pd.DataFrame) -> Scene:
+    """What the frames table says of the kept frames."""
+    located = local_positions(kept)
+    positions, origin = located if located else (None, None)
+    sequences = pd.factorize(kept["source_file"])[0] if frames.ordered else None
+    return Scene(kept, sequences, positions, origin)
 
 
 @dataclass

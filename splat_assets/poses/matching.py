@@ -27,6 +27,9 @@ MAX_GAP = 64
 LOOP_EVERY = 3  # video: every so-many-th frame looks for loop closures
 LOOP_NEIGHBOURS = 4
 NEIGHBOURS = 20  # large photo sets: pairs an image is given
+# enough for half the matches to be wrong; COLMAP tries ten times as often, which without EXIF focal
+# lengths is most of the time of matching and finds the same pairs (benchmarks/)
+MAX_TRIALS = 1000
 BLOCK = 48  # pairs between two looks at the cancel token
 
 Pairs = list[tuple[int, int]]
@@ -127,6 +130,7 @@ def match_pairs(
     matching.use_gpu = False
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = seed
+    verification.ransac.max_num_trials = MAX_TRIALS
     pairing = pycolmap.ImportedPairingOptions()
     pairing.block_size = BLOCK
     with tempfile.TemporaryDirectory(prefix="pairs-", dir=database.parent) as scratch:

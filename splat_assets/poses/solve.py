@@ -21,8 +21,8 @@ from splat_assets.errors import UserError
 from splat_assets.frames.frame_set import FrameSet
 from splat_assets.poses.features import make_workspace
 from splat_assets.poses.given import has_given_poses, read_given
-from splat_assets.poses.gps import GpsAlignment, align_to_gps, local_positions
-from splat_assets.poses.ladder import Scene, reconstruct
+from splat_assets.poses.gps import GpsAlignment, align_to_gps
+from splat_assets.poses.ladder import make_scene, reconstruct
 from splat_assets.poses.mapping import extract_colors
 from splat_assets.poses.native import hush
 from splat_assets.poses.pose_model import PoseModel
@@ -124,9 +124,7 @@ def _run_colmap(
             f"{len(kept)}; take 20 or more around the scene."
         )
     workspace = make_workspace(scratch, frames, kept)
-    located = local_positions(kept)
-    sequences = pd.factorize(kept["source_file"])[0] if frames.ordered else None
-    scene = Scene(kept, sequences, located[0] if located else None)
+    scene = make_scene(frames, kept)
     best, attempts = reconstruct(
         workspace, scene, options, threads=threads, stopwatch=stopwatch, progress=progress
     )
@@ -138,14 +136,13 @@ def _run_colmap(
     alignment = GpsAlignment(False, "there are no GPS positions")
     if not options.use_gps:
         alignment = GpsAlignment(False, "use_gps is off")
-    elif located is not None:
-        positions, origin = located
+    elif scene.positions is not None and scene.origin is not None:
         by_link = {
             link: position
-            for link, position in zip(workspace.links, positions, strict=True)
+            for link, position in zip(workspace.links, scene.positions, strict=True)
             if np.isfinite(position).all()
         }
-        alignment = align_to_gps(model, by_link, origin, options.seed)
+        alignment = align_to_gps(model, by_link, scene.origin, options.seed)
     names = dict(zip(workspace.links, workspace.names, strict=True))
     chosen = max(attempts, key=lambda a: (a.num_registered, -(a.reprojection_error_px or 0)))
     summary = {

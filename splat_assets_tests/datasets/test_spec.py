@@ -138,3 +138,9 @@ def test_yaml_round_trip(source: str, preset: str, options: dict, description: s
         name="garden", source=source, preset=preset, options=options, description=description
     )
     assert parse_spec(spec.to_yaml(), where="spec.yaml") == spec
+
+
+def test_long_values_stay_on_their_line() -> None:
+    source = "/data/" + "My Photos/" * 40
+    spec = make_spec(name="long", source=source)
+    assert f"source: {source}\n" in spec.to_yaml()
