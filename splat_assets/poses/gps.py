@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -74,9 +75,11 @@ def align_to_gps(
     ransac = pycolmap.RANSACOptions()
     ransac.max_error = max(5.0, 0.1 * float(spread[0]))
     ransac.random_seed = seed
-    sim = pycolmap.estimate_sim3d_robust(source, target, ransac)
-    if sim is None:
+    # a dict, whatever pycolmap's own annotation says
+    found = cast("dict[str, Any] | None", pycolmap.estimate_sim3d_robust(source, target, ransac))
+    if found is None:
         return GpsAlignment(False, "the GPS positions do not fit the reconstruction", count)
+    sim: pycolmap.Sim3d = found["tgt_from_src"]
     inliers = _distances(sim, source, target) <= ransac.max_error
     if inliers.sum() >= MIN_IMAGES:
         sim = pycolmap.estimate_sim3d(source[inliers], target[inliers]) or sim
