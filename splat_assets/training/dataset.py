@@ -104,6 +104,10 @@ class TrainingSet:
         pixels, _ = self._store.get(index, (view.width, view.height))
         return pixels[..., 3] if pixels.shape[2] == 4 else None
 
+    def viewmats(self, indices: list[int]) -> np.ndarray:
+        """[len(indices), 4, 4] float64, world → camera."""
+        return np.stack([self.views[index].viewmat for index in indices])
+
     def prefetch(self, index: int, factor: float) -> None:
         """Begin to decode a view that is needed next, when it is not in memory."""
         view = self.views[index]

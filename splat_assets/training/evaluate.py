@@ -40,11 +40,15 @@ def render(
     background: Tensor,
     compute: Compute,
     absgrad: bool = False,
+    depth: bool = False,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Draw the splat (parameters before activation) for a sample's camera: ([H, W, 3], info)."""
+    """Draw the splat (parameters before activation) for a sample's camera: ([H, W, 3], info).
+
+    With `depth`, `info["depth"]` is the blended depth [H, W] and `info["alpha"]` [H, W].
+    """
     # without the higher bands their parameters stay out of the graph, and Adam leaves them alone
     colors = (params["sh0"], params["shN"]) if sh_degree else params["sh0"]
-    renders, _, info = rasterize(
+    renders, alphas, info = rasterize(
         params["means"],
         params["quats"],
         torch.exp(params["scales"]),
@@ -57,8 +61,12 @@ def render(
         sh_degree=sh_degree,
         backgrounds=background[None],
         absgrad=absgrad,
+        render_mode="RGB+D" if depth else "RGB",
         backend="auto",  # by the tensors' device, which `compute` chose
     )
+    if depth:
+        info["depth"], info["alpha"] = renders[0, ..., 3], alphas[0, ..., 0]
+        return renders[0, ..., :3], info
     return renders[0], info
 
 

@@ -34,6 +34,7 @@ from splat_assets.training.outputs import (
     write_curve,
     write_evaluation,
 )
+from splat_assets.training.per_view import make_per_view
 from splat_assets.training.scene import SceneFrame, frame_from_cameras, frame_from_gaussians
 from splat_assets.training.schedule import Schedule, plan
 from splat_assets.training.trainer import Strategy, Trainer
@@ -105,7 +106,14 @@ def _train(
     )
     strategy = make_strategy(schedule, options.max_gaussians, len(optimizer))
     trainer = Trainer(
-        data, frame, schedule, optimizer, strategy, compute=compute, seed=options.seed
+        data,
+        frame,
+        schedule,
+        optimizer,
+        strategy,
+        compute=compute,
+        seed=options.seed,
+        per_view=make_per_view(poses, data, frame, options, compute),
     )
     resumed_from = 0
     if state is not None:
@@ -183,6 +191,7 @@ def _write(
         "dropped": cleaned.describe(),
         "dropped_non_finite": trainer.dropped_non_finite,
         "warnings": trainer.warnings,
+        **trainer.per_view.summary(),
         **trainer.frame.summary(),
     }
     for name in ("psnr_db", "ssim", "train_psnr_db"):

@@ -21,6 +21,7 @@ from splat_assets.rendering.l1_ssim import l1_ssim
 from splat_assets.training.dataset import Sample, TrainingSet
 from splat_assets.training.evaluate import mean_scores, render, score_views
 from splat_assets.training.optimizer import Params, SplatOptimizer
+from splat_assets.training.per_view import PerView
 from splat_assets.training.scene import SceneFrame
 from splat_assets.training.schedule import Schedule
 
@@ -68,7 +69,9 @@ class Trainer:
         *,
         compute: Compute,
         seed: int,
+        per_view: PerView | None = None,
     ) -> None:
+        self.per_view = per_view or PerView()
         self.data, self.frame, self.schedule = data, frame, schedule
         self.optimizer, self.strategy, self.compute = optimizer, strategy, compute
         self.step = 0
@@ -138,6 +141,7 @@ class Trainer:
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
             "strategy": self.strategy.state_dict(),
+            "per_view": self.per_view.state_dict(),
             "order": list(self._order),
             "views_rng": self._views_rng.get_state(),
             "noise_rng": self._noise_rng.get_state(),
@@ -160,6 +164,7 @@ class Trainer:
                 for key, value in state["strategy"].items()
             }
         )
+        self.per_view.load_state_dict(state["per_view"])
         self._order = list(state["order"])
         self._views_rng.set_state(state["views_rng"])
         if state["noise_device"] == torch.device(device).type:
@@ -204,12 +209,13 @@ class Trainer:
         params = optimizer.params
         means_lr = schedule.means_lr_at(self.step, self.frame.extent)
         optimizer.set_learning_rate("means", means_lr)
-        info = self._backward(params, sample, background)
+        info = self._backward(params, index, sample, background)
         if info is None:
             return
         self.strategy.add_regularisers(params, self.frame.extent)
         self._guard_gradients(params)
         optimizer.step()
+        self.per_view.step(self.step)
         self.strategy.after_step(
             self.step,
             schedule,
@@ -223,17 +229,19 @@ class Trainer:
             self._drop_non_finite()
 
     def _backward(
-        self, params: Params, sample: Sample, background: Tensor
+        self, params: Params, index: int, sample: Sample, background: Tensor
     ) -> dict[str, Any] | None:
         """Render, loss and gradients; None when the loss is not finite and the step is void."""
         image, info = render(
             params,
-            sample,
+            self.per_view.posed(index, sample),
             sh_degree=self.schedule.sh_degree_at(self.step),
             background=background,
             compute=self.compute,
             absgrad=self.strategy.needs_absgrad,
+            depth=self.per_view.needs_depth,
         )
+        image = self.per_view.exposed(index, image)
         loss = l1_ssim(image, sample.image, mask=sample.mask, lambda_ssim=_LAMBDA_SSIM)
         self._loss = float(loss.detach())
         if not math.isfinite(self._loss):
@@ -245,7 +253,8 @@ class Trainer:
                 )
             return None
         self._bad_steps = 0
-        loss.backward()
+        extra = self.per_view.loss(index, info)
+        (loss if extra is None else loss + extra).backward()
         return info
 
     @torch.no_grad()
