@@ -1,6 +1,8 @@
 """Rendering views during and after training, and how close they come to the photos.
 
-PSNR and SSIM are means over images, as the papers report them; masked pixels do not count.
+PSNR, SSIM and LPIPS are means over images, as the papers report them; masked pixels do not count.
+The PSNR is that of the render as it is. Beside it stands the corrected one, after the affine map of
+colours that fits the photo best: how much of the error is the photo's own exposure.
 Pictures with alpha are compared on white, as the NeRF-synthetic tables are; others have no
 background to choose, and the renderer's is black.
 """
@@ -9,9 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +22,7 @@ from splat_assets.compute import Compute
 from splat_assets.rendering.l1_ssim import ssim
 from splat_assets.rendering.rasterize import rasterize
 from splat_assets.training.dataset import Sample, TrainingSet
+from splat_assets.training.lpips import Metric
 
 _MAX_PSNR = 100.0  # of an exact match
 
@@ -30,6 +34,8 @@ class ViewScore:
     name: str
     psnr_db: float
     ssim: float
+    psnr_corrected_db: float = math.nan
+    lpips: float | None = None
 
 
 def render(
@@ -80,13 +86,11 @@ def score_views(
     compute: Compute,
 ) -> list[ViewScore]:
     """PSNR and SSIM of the views `indices`, at training resolution."""
-    return [
-        score_view(*pair[:2], data.views[index].name, pair[2])
-        for index, pair in (
-            (index, render_pair(params, data, index, sh_degree=sh_degree, compute=compute))
-            for index in indices
-        )
-    ]
+    scores = []
+    for index in indices:
+        image, photo, mask = render_pair(params, data, index, sh_degree=sh_degree, compute=compute)
+        scores.append(score_view(image, photo, data.views[index].name, mask))
+    return scores
 
 
 @torch.no_grad()
@@ -106,8 +110,38 @@ def render_pair(
 
 
 def score_view(image: Tensor, photo: Tensor, name: str, mask: Tensor | None) -> ViewScore:
-    """The figures of one render against its photo."""
+    """PSNR and SSIM of one render against its photo."""
     return ViewScore(name, psnr(image, photo, mask), float(ssim(image, photo, mask=mask)))
+
+
+def score_fully(
+    image: Tensor, photo: Tensor, name: str, mask: Tensor | None, lpips: Metric | None
+) -> ViewScore:
+    """The same with the corrected PSNR, and LPIPS where there is one (masked pixels are black)."""
+    corrected = correct_colours(image, photo, mask)
+    score = replace(
+        score_view(image, photo, name, mask), psnr_corrected_db=psnr(corrected, photo, mask)
+    )
+    if lpips is None or min(image.shape[:2]) < 64:  # smaller ones vanish in its networks
+        return score
+    if mask is not None:
+        image, photo = image * mask[..., None], photo * mask[..., None]
+    return replace(score, lpips=lpips(image, photo))
+
+
+def correct_colours(image: Tensor, photo: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The render [H, W, 3] after the affine map of colours that fits the photo best (least squares
+    over the pixels that count), clipped to 0..1."""
+    x = image.reshape(-1, 3).double().cpu().numpy()
+    y = photo.reshape(-1, 3).double().cpu().numpy()
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    weighted = x if mask is None else x * mask.reshape(-1, 1).double().cpu().numpy()
+    # a little weight on the identity, so that a picture of one colour has a solution
+    ridge = 1e-6 * len(x)
+    gram = np.einsum("ni,nj->ij", weighted, x) + ridge * np.eye(4)
+    moments = np.einsum("ni,nj->ij", weighted, y) + ridge * np.eye(4, 3)
+    fitted = np.clip(x @ np.linalg.solve(gram, moments), 0.0, 1.0)
+    return torch.from_numpy(fitted.astype(np.float32)).view_as(image).to(image.device)
 
 
 def psnr(image: Tensor, photo: Tensor, mask: Tensor | None = None) -> float:

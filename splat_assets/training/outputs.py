@@ -24,8 +24,10 @@ from splat_assets.training.evaluate import (
     evaluation_background,
     mean_scores,
     render_pair,
-    score_view,
+    score_fully,
+    score_views,
 )
+from splat_assets.training.lpips import load_lpips
 
 _MAX_RENDERS = 24  # side-by-side pictures written
 _MAX_TRAIN_SCORES = 8
@@ -55,11 +57,12 @@ def write_evaluation(
     former are returned. Without held-out views some training views are shown, and no mean given.
     """
     shown = data.test or _spread(data.train, 4)
+    lpips, about_lpips = load_lpips(compute.device)
     scores = []
     for number, index in enumerate(shown):
         progress.update(number / len(shown), f"Scoring view {number + 1} of {len(shown)}")
         image, photo, mask = render_pair(params, data, index, sh_degree=sh_degree, compute=compute)
-        scores.append(score_view(image, photo, data.views[index].name, mask))
+        scores.append(score_fully(image, photo, data.views[index].name, mask, lpips))
         if number < _MAX_RENDERS:
             _write_side_by_side(out / "renders" / f"{number:03d}.jpg", photo, image)
         if data.test:
@@ -72,15 +75,25 @@ def write_evaluation(
         "num_test_views": len(data.test),
         "views": [_row(score) for score in scores],
     }
+    report |= {"lpips_net": about_lpips} if lpips else {"lpips_absent": about_lpips}
     if data.test:
         psnr_db, ssim = mean_scores(scores)
-        report |= {"psnr_db": round(psnr_db, 4), "ssim": round(ssim, 5)}
-        train_scores = []
-        for index in _spread(data.train, _MAX_TRAIN_SCORES):
-            image, photo, mask = render_pair(
-                params, data, index, sh_degree=sh_degree, compute=compute
-            )
-            train_scores.append(score_view(image, photo, data.views[index].name, mask))
+        corrected = sum(score.psnr_corrected_db for score in scores) / len(scores)
+        report |= {
+            "psnr_db": round(psnr_db, 4),
+            "ssim": round(ssim, 5),
+            "psnr_corrected_db": round(corrected, 4),
+        }
+        perceived = [score.lpips for score in scores if score.lpips is not None]
+        if perceived:
+            report["lpips"] = round(sum(perceived) / len(perceived), 5)
+        train_scores = score_views(
+            params,
+            data,
+            _spread(data.train, _MAX_TRAIN_SCORES),
+            sh_degree=sh_degree,
+            compute=compute,
+        )
         # the gap to the held-out figure says how far the run has overfitted
         report["train_psnr_db"] = round(mean_scores(train_scores)[0], 4)
     write_text_atomic(out / "eval.json", json.dumps(report, indent=1) + "\n")
@@ -127,11 +140,13 @@ def write_curve(out: Path, curve: list[dict[str, float]]) -> None:
 
 
 def _row(score: ViewScore) -> dict[str, Any]:
-    return {
+    row: dict[str, Any] = {
         "name": score.name,
         "psnr_db": round(score.psnr_db, 4),
         "ssim": round(score.ssim, 5),
+        "psnr_corrected_db": round(score.psnr_corrected_db, 4),
     }
+    return row if score.lpips is None else {**row, "lpips": round(score.lpips, 5)}
 
 
 def _spread(indices: list[int], count: int) -> list[int]:

@@ -194,7 +194,7 @@ def _write(
         **trainer.per_view.summary(),
         **trainer.frame.summary(),
     }
-    for name in ("psnr_db", "ssim", "train_psnr_db"):
+    for name in ("psnr_db", "ssim", "lpips", "psnr_corrected_db", "train_psnr_db"):
         if name in evaluation:
             summary[name] = evaluation[name]
     manifest = build_manifest(
