@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 
 from splat_assets.errors import UserError
@@ -49,3 +50,21 @@ def select_compute(device: str = "auto") -> Compute:
     if device == "auto":
         return Compute("cpu", "numba", problem, threads)
     raise UserError(f"{device} cannot be used: {problem}")
+
+
+def peak_memory_bytes(device: str = "cpu") -> int:
+    """The most memory used at once so far: of the GPU's by torch when `device` names one, else of
+    this process."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

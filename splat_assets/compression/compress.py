@@ -4,8 +4,6 @@ report that measures, instead of promising, what was lost."""
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from splat_assets.compression.sog_writer import (
     write_bundle,
     write_folder,
 )
-from splat_assets.compute import Compute
+from splat_assets.compute import Compute, peak_memory_bytes
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import TransientError, UserError
 from splat_assets.gaussians.gaussians import Gaussians
@@ -67,7 +65,7 @@ def compress_splat(
 
     Raises `UserError` when the splat is empty or damaged, `Cancelled` when asked to stop.
     """
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     progress.update(0.0, "Reading the splat")
     original = read_ply(splat.ply)
     scene = _prepare(splat, original)
@@ -104,7 +102,12 @@ def compress_splat(
         progress.update(0.95, "Writing the viewer page")
         viewer_note = _write_viewer(out, scene, splat.manifest.dataset, figures, progress)
     figures["seconds"] = round(time.perf_counter() - began, 2)
-    report = _report(figures, encoded, quality, scene, encode_seconds, viewer_note)
+    report = {
+        **_report(figures, encoded, quality, scene, viewer_note),
+        "encode_seconds": round(encode_seconds, 2),
+        "cpu_seconds": round(time.process_time() - cpu_began, 2),
+        "peak_memory_bytes": peak_memory_bytes(compute.device),
+    }
     write_text_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
     manifest = build_manifest(
         out,
@@ -113,8 +116,9 @@ def compress_splat(
         summary=figures,
         options=options.model_dump(mode="json"),
     )
-    write_manifest(out, manifest)
+    # before the manifest, which makes the folder whole: a stop asked for until now is obeyed
     progress.update(1.0, "Compressed", sog_bytes=sog_bytes, ratio=figures["ratio"])
+    write_manifest(out, manifest)
     return CompressedSplat.open(out)
 
 
@@ -225,12 +229,9 @@ def _report(
     encoded: EncodedSog,
     quality: Quality,
     scene: _Scene,
-    encode_seconds: float,
     viewer_note: str,
 ) -> dict[str, Any]:
     """What `report.json` holds beyond the summary."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    unit = 1 if sys.platform == "darwin" else 1024
     notes = [n for n in (encoded.cleanup.describe(), encoded.sorting.note, viewer_note) if n]
     return {
         **figures,
@@ -242,9 +243,6 @@ def _report(
         "quality": quality.to_dict(),
         "quality_views": "registered" if scene.has_cameras else "orbit",
         "sorted_per_second": round(encoded.sorting.per_second),
-        "encode_seconds": round(encode_seconds, 2),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
-        "peak_memory_bytes": usage.ru_maxrss * unit,
         "dropped_gaussians": encoded.cleanup.dropped,
         "frame": {
             "up": [0, -1, 0],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from splat_assets.artifacts.manifest import write_bytes_atomic
 from splat_assets.compute import Compute
@@ -52,13 +52,11 @@ def encode_jpeg(picture: np.ndarray | Image.Image, quality: int = QUALITY) -> by
 def thumbnail_url(
     picture: Path | str | np.ndarray, *, long_side: int = 320, quality: int = 75
 ) -> str:
-    """A picture, made small, as a `data:` URL for Markdown and HTML."""
-    if isinstance(picture, np.ndarray):
-        image = Image.open(io.BytesIO(encode_jpeg(picture, 95)))
-    else:
-        image = Image.open(picture)
-    with image:
-        small = image.convert("RGB")
+    """A picture, made small and upright, as a `data:` URL for Markdown and HTML."""
+    source = io.BytesIO(encode_jpeg(picture, 95)) if isinstance(picture, np.ndarray) else picture
+    with Image.open(source) as image:
+        image.draft("RGB", (2 * long_side, 2 * long_side))
+        small = ImageOps.exif_transpose(image).convert("RGB")
         small.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
     data = base64.b64encode(encode_jpeg(small, quality)).decode("ascii")
     return f"data:image/jpeg;base64,{data}"
@@ -67,6 +65,9 @@ def thumbnail_url(
 def thumbnail_markdown(
     picture: Path | str | np.ndarray, caption: str = "", *, long_side: int = 320
 ) -> str:
-    """A Markdown image that carries its own data."""
+    """A Markdown image that carries its own data; a sentence where the picture is damaged."""
     text = caption.replace("[", "(").replace("]", ")").replace("\n", " ")
-    return f"![{text}]({thumbnail_url(picture, long_side=long_side)})"
+    try:
+        return f"![{text}]({thumbnail_url(picture, long_side=long_side)})"
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+        return f"({text or 'picture'} is not readable)"

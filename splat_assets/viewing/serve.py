@@ -87,14 +87,18 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def send_head(self) -> Any:
         # another name in the Host header means some web page made its own name point here
-        host = (self.headers.get("Host") or "").rpartition(":")[0]
-        if host not in (HOST, "localhost"):
+        host = (self.headers.get("Host") or "").partition(":")[0]
+        if host.lower() not in (HOST, "localhost"):
             self.send_error(HTTPStatus.FORBIDDEN, "Only for this machine")
             return None
+        try:
+            path = Path(self.translate_path(self.path)).resolve()
+        except ValueError:  # a null byte
+            path = Path()
+        if not path.is_file() or not path.is_relative_to(self.directory):
+            self.send_error(HTTPStatus.NOT_FOUND, "Not found")
+            return None
         return super().send_head()
-
-    def list_directory(self, path: Any) -> None:
-        self.send_error(HTTPStatus.NOT_FOUND, "Not found")
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-store")

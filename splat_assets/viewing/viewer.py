@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -95,7 +96,7 @@ def write_viewer_html(
         payload = base64.b64encode(sog_path.read_bytes()).decode("ascii")
         content = f"data:application/octet-stream;base64,{payload}"
     else:
-        content = os.path.relpath(sog_path, path.parent)
+        content = quote(Path(os.path.relpath(sog_path, path.parent)).as_posix())
     bootstrap = {
         "contentUrl": content,
         "contentFilename": sog_path.name,
@@ -231,18 +232,23 @@ _SCRIPT = """
   } catch { /* no storage: the panel opens */ }
   const box = document.getElementById('sa-message');
   const show = (text) => { if (text) box.textContent = text; box.hidden = false; };
-  const canvas = document.createElement('canvas');
-  if (!navigator.gpu && !canvas.getContext('webgl2')) {
+  let seen = false, told = false;
+  const noGraphics = () => {
+    told = true;
     show('This browser cannot show the scene: WebGL 2 is missing or switched off. ' +
       'Allow hardware acceleration in its settings, or open the page in another browser.');
-    return;
+  };
+  if (!document.createElement('canvas').getContext('webgl2')) {
+    // WebGPU may be there by name only
+    const adapter = navigator.gpu ? navigator.gpu.requestAdapter() : Promise.resolve(null);
+    adapter.catch(() => null).then((found) => { if (!found) noGraphics(); });
   }
   if (location.protocol === 'file:' && box.innerHTML) { show(); return; }
-  let seen = false;
   const previous = window.firstFrame;
   window.firstFrame = () => { seen = true; box.hidden = true; if (previous) previous(); };
   const failed = (reason) => {
-    if (!seen) show('The scene could not be shown: ' + (reason && reason.message || reason));
+    if (seen || told) return;
+    show('The scene could not be shown: ' + (reason && reason.message || reason));
   };
   window.addEventListener('unhandledrejection', (event) => failed(event.reason));
   window.addEventListener('error', (event) => failed(event.message));
