@@ -28,6 +28,7 @@ from splat_assets.defs.progress import LISTENER
 from splat_assets.defs.runner import USER_ERROR
 from splat_assets.defs.sensors import IN_PROGRESS, PARTITION_TAG, partitions_in_progress
 from splat_assets.errors import Cancelled, UserError
+from splat_assets.gaussians.splat_model import CHECKPOINT
 from splat_assets.progress import Report
 from splat_assets.settings import load_settings
 from splat_assets.stages import ASSETS, status
@@ -421,7 +422,11 @@ def _mark_canceled(instance: dg.DagsterInstance, run_id: str) -> None:
 
 
 def _stopped(name: str) -> str:
-    return f"Stopped. What was finished is kept; `splat-assets run {name}` goes on from there."
+    text = f"Stopped. What was finished is kept; `splat-assets run {name}` goes on from there."
+    folders = _store().resume_folders(name, "trained_splat")
+    if any((folder / CHECKPOINT).is_file() for folder in folders):
+        text += f" `splat-assets export {name} -F ply --unfinished -o FILE` gives the splat so far."
+    return text
 
 
 def _new_run_id() -> str:

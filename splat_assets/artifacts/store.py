@@ -195,6 +195,11 @@ class ArtifactStore:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def resume_folders(self, dataset: str, asset: str) -> list[Path]:
+        """The folders of unfinished work that are there."""
+        parent = self.folder(dataset, asset) / ".resume"
+        return sorted(path for path in parent.iterdir()) if parent.is_dir() else []
+
     def forget_resume(self, dataset: str, asset: str) -> None:
         """Drop the checkpoints: the work is done."""
         shutil.rmtree(self.folder(dataset, asset) / ".resume", ignore_errors=True)

@@ -34,12 +34,18 @@ def export(
     form: str = typer.Option(..., "--format", "-F", help=f"One of {', '.join(EXPORTS)}."),
     output: Path = options.OUTPUT,
     force: bool = options.FORCE_FILE,
+    unfinished: bool = typer.Option(
+        False, "--unfinished", help="The splat of a training that was stopped, as far as it got."
+    ),
 ) -> None:
     """Copy a dataset's current result to a file."""
     from splat_assets.artifacts.manifest import link_or_copy
 
     if form not in EXPORTS:
         raise UserError(f"There is no format {form!r}; choose one of {', '.join(EXPORTS)}.")
+    if unfinished:
+        _export_unfinished(name, form, output, force)
+        return
     asset, file = EXPORTS[form]
     source = _current(name, asset) / file
     if not source.is_file():
@@ -119,6 +125,29 @@ def info(
     width = max(len(key) for key in found)
     for key, value in found.items():
         say(f"{key:<{width}}  {_show(key, value)}")
+
+
+def _export_unfinished(name: str, form: str, output: Path, force: bool) -> None:
+    """Write the splat in the checkpoint of a stopped training."""
+    from splat_assets.artifacts.store import ArtifactStore
+    from splat_assets.cli.specs import open_registry
+    from splat_assets.gaussians.ply import write_ply
+    from splat_assets.gaussians.splat_model import CHECKPOINT
+    from splat_assets.settings import load_settings
+    from splat_assets.training.checkpoint import unfinished_splat
+
+    if form != "ply":
+        raise UserError("An unfinished training is exported as ply (`--format ply`).")
+    spec = open_registry().get(name)
+    folders = ArtifactStore.open(load_settings()).resume_folders(spec.name, "trained_splat")
+    found = next((folder for folder in folders if (folder / CHECKPOINT).is_file()), None)
+    if found is None:
+        raise UserError(f"{name!r} has no training that was stopped with a checkpoint.")
+    options.check_output(output, force)
+    splat = unfinished_splat(found)
+    write_ply(output, splat.gaussians)
+    size = show_bytes(output.stat().st_size)
+    say(f"{output} ({size}), as it was at step {splat.step} of {splat.steps}")
 
 
 def _show(key: str, value: Any) -> str:

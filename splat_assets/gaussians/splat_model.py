@@ -11,6 +11,8 @@ import numpy as np
 
 from splat_assets.artifacts.contract import ArtifactFolder
 
+CHECKPOINT = "training.ckpt"  # of an unfinished training, in its resume folder
+
 
 @dataclass(frozen=True)
 class View:

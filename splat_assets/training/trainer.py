@@ -139,6 +139,7 @@ class Trainer:
         """What a checkpoint holds."""
         return {
             "step": self.step,
+            "steps": self.schedule.steps,
             "optimizer": self.optimizer.state_dict(),
             "strategy": self.strategy.state_dict(),
             "per_view": self.per_view.state_dict(),
@@ -213,7 +214,6 @@ class Trainer:
         if info is None:
             return
         self.strategy.add_regularisers(params, self.frame.extent)
-        self._guard_gradients(params)
         optimizer.step()
         self.per_view.step(self.step)
         self.strategy.after_step(
@@ -256,16 +256,6 @@ class Trainer:
         extra = self.per_view.loss(index, info)
         (loss if extra is None else loss + extra).backward()
         return info
-
-    @torch.no_grad()
-    def _guard_gradients(self, params: Params) -> None:
-        """Void the gradients of single Gaussians that are not finite (a degenerate projection)."""
-        for parameter in params.values():
-            gradient = parameter.grad
-            if gradient is None or math.isfinite(float(gradient.sum())):
-                continue
-            rows = ~torch.isfinite(gradient.reshape(len(gradient), -1)).all(dim=1)
-            gradient[rows] = 0
 
     @torch.no_grad()
     def _drop_non_finite(self) -> bool:

@@ -15,10 +15,10 @@ from PIL import Image
 from splat_assets.datasets.options import TrainOptions
 from splat_assets.errors import Cancelled, UserError
 from splat_assets.gaussians.ply import read_ply, write_ply
-from splat_assets.gaussians.splat_model import SplatModel
+from splat_assets.gaussians.splat_model import CHECKPOINT, SplatModel
 from splat_assets.poses.pose_model import PoseModel
 from splat_assets.progress import Progress, Report, silent
-from splat_assets.training.checkpoint import CHECKPOINT, delete_checkpoint
+from splat_assets.training.checkpoint import delete_checkpoint
 from splat_assets.training.dataset import load_training_set
 from splat_assets.training.evaluate import psnr
 from splat_assets.training.train import train_splat
