@@ -74,7 +74,11 @@ class TrainOptions(StageOptions):
     strategy: Literal["auto", "mcmc", "gradient"] = Field(
         "auto", description="densification; auto depends on the run length"
     )
-    exposure: bool = Field(False, description="learn the exposure of each training image")
+    exposure: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="learn the exposure of each training image; auto: where the colours of the "
+        "sparse points show that it changed",
+    )
     refine_poses: bool = Field(False, description="correct the cameras while training")
     depth_weight: float = Field(0.0, ge=0, description="weight of depth at sparse points; 0: off")
     test_every: int = Field(8, ge=0, description="every n-th image is held out; 0 holds out none")

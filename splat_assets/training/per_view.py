@@ -13,10 +13,11 @@ from splat_assets.compute import Compute
 from splat_assets.datasets.options import TrainOptions
 from splat_assets.poses.pose_model import PoseModel
 from splat_assets.training.dataset import Sample, TrainingSet
-from splat_assets.training.depth import SparseDepth, load_sparse_depth
-from splat_assets.training.exposure import Exposure
+from splat_assets.training.depth import SparseDepth
+from splat_assets.training.exposure import Exposure, estimate_gains, varies
 from splat_assets.training.pose_refinement import PoseRefinement
 from splat_assets.training.scene import SceneFrame
+from splat_assets.training.tracks import load_sightings
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,13 @@ def make_per_view(
 ) -> PerView:
     """What the options ask for."""
     exposure = cameras = depth = None
-    if options.exposure:
-        exposure = Exposure(data.train, steps=options.steps, device=compute.device)
+    sightings = {}
+    if options.exposure != "off" or options.depth_weight > 0:
+        sightings = load_sightings(poses, data)
+    if options.exposure != "off":
+        gains = estimate_gains(data, sightings)
+        if options.exposure == "on" or varies(gains):
+            exposure = Exposure(data.train, gains, steps=options.steps, device=compute.device)
     if options.refine_poses:
         cameras = PoseRefinement(
             data.train,
@@ -97,6 +103,6 @@ def make_per_view(
             steps=options.steps,
             device=compute.device,
         )
-    if options.depth_weight > 0:
-        depth = load_sparse_depth(poses, data, weight=options.depth_weight)
+    if options.depth_weight > 0 and sightings:
+        depth = SparseDepth(sightings, weight=options.depth_weight)
     return PerView(exposure, cameras, depth)
