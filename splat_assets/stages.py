@@ -75,7 +75,7 @@ STAGES: dict[str, Stage] = {
             upstream="frames",
             argument="frames",
             options="poses",
-            code_version="1",
+            code_version="2",
             isolated=True,
         ),
         Stage(

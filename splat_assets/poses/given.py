@@ -14,8 +14,12 @@ import pycolmap
 
 from splat_assets.errors import UserError
 from splat_assets.frames.frame_set import FrameSet
+from splat_assets.poses.colmap_files import read_model
 from splat_assets.poses.sparse_model import ScenePoint, View, points_of, views_of
 from splat_assets.poses.transforms_json import camera_of, read_transforms
+
+# an incomplete model is a damaged one, not none
+_MODEL_FILES = [f"{stem}.{kind}" for stem in ("cameras", "images") for kind in ("bin", "txt")]
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def _transforms_files(given: Path) -> list[Path]:
 
 def _model_folder(given: Path) -> Path | None:
     for folder in (given / "sparse", given / "sparse" / "0"):
-        if any((folder / f"images{suffix}").exists() for suffix in (".bin", ".txt")):
+        if any((folder / name).exists() for name in _MODEL_FILES):
             return folder
     return None
 
@@ -106,7 +110,12 @@ def _read_transforms(given: Path, lookup: _FrameLookup) -> GivenPoses:
             name = lookup.find(frame.file_path)
             if name is None or name in views:
                 continue
-            camera = camera_of(frame.intrinsics, lookup.source_size(name), lookup.size(name))
+            try:
+                camera = camera_of(frame.intrinsics, lookup.source_size(name), lookup.size(name))
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"{path.name}: {frame.file_path} has no usable camera ({error})."
+                ) from None
             key = f"{camera.model_name} {camera.width} {camera.height} {camera.params_to_string()}"
             number, camera = cameras.setdefault(key, (len(cameras) + 1, camera))
             views[name] = View(
@@ -150,11 +159,10 @@ def _read_cloud(path: Path) -> dict[int, ScenePoint]:
 
 def _read_colmap(folder: Path, lookup: _FrameLookup) -> GivenPoses:
     try:
-        model = pycolmap.Reconstruction(str(folder))
-    except (RuntimeError, ValueError, OSError, IndexError) as error:
-        reason = " ".join(str(error).split())[:120]
+        model = read_model(folder)
+    except ValueError as error:
         raise UserError(
-            f"The given COLMAP model cannot be read ({reason}); export it again."
+            f"The given COLMAP model cannot be read ({error}); export it again."
         ) from None
     names: dict[str, str] = {}
     for image in model.images.values():
@@ -175,4 +183,14 @@ def _read_colmap(folder: Path, lookup: _FrameLookup) -> GivenPoses:
         views.append(
             View(view.name, number, camera, view.cam_from_world, view.xy * factor, view.point_ids)
         )
-    return GivenPoses("COLMAP model", tuple(views), points_of(model))
+    return GivenPoses("COLMAP model", tuple(views), _seen_points(model, views))
+
+
+def _seen_points(model: pycolmap.Reconstruction, views: list[View]) -> dict[int, ScenePoint]:
+    """The points of those views, and those that the model has without saying who saw them."""
+    seen = {int(number) for view in views for number in view.point_ids}
+    return {
+        number: point
+        for number, point in points_of(model).items()
+        if number in seen or model.points3D[number].track.length() == 0
+    }

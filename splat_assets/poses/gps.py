@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ import pycolmap
 MIN_IMAGES = 3
 MIN_SPREAD_M = 3.0  # standard deviation across the second direction; consumer GPS errs by metres
 MIN_FLATNESS = 0.05  # second direction over the first: photos along a line leave the roll open
+FAR = 8.0  # medians from the middle: no photo of this scene but a broken position
 MAX_RESIDUAL = 0.25  # of the spread
 MIN_INLIER_RATIO = 0.6
 
@@ -65,7 +65,11 @@ def align_to_gps(
     target = np.array([positions_by_name[image.name] for image in images])
     source = np.array([image.projection_center() for image in images])
     count = len(images)
-    spread = np.linalg.svd(target - target.mean(axis=0), compute_uv=False) / np.sqrt(count)
+    # a few positions may be kilometres off; they must not count as spread
+    distance = np.linalg.norm(target - np.median(target, axis=0), axis=1)
+    near = distance <= FAR * np.median(distance)
+    around = target[near] - target[near].mean(axis=0)
+    spread = np.linalg.svd(around, compute_uv=False) / np.sqrt(near.sum())
     if spread[1] < MIN_SPREAD_M or spread[1] < MIN_FLATNESS * spread[0]:
         return GpsAlignment(
             False,
@@ -75,11 +79,10 @@ def align_to_gps(
     ransac = pycolmap.RANSACOptions()
     ransac.max_error = max(5.0, 0.1 * float(spread[0]))
     ransac.random_seed = seed
-    # a dict, whatever pycolmap's own annotation says
-    found = cast("dict[str, Any] | None", pycolmap.estimate_sim3d_robust(source, target, ransac))
+    found = pycolmap.estimate_sim3d_robust(source[near], target[near], ransac)
     if found is None:
         return GpsAlignment(False, "the GPS positions do not fit the reconstruction", count)
-    sim: pycolmap.Sim3d = found["tgt_from_src"]
+    sim = found["tgt_from_src"]
     inliers = _distances(sim, source, target) <= ransac.max_error
     if inliers.sum() >= MIN_IMAGES:
         sim = pycolmap.estimate_sim3d(source[inliers], target[inliers]) or sim

@@ -78,9 +78,9 @@ def _run_incremental(
 ) -> list[pycolmap.Reconstruction]:
     total = len(workspace.links)
     options = incremental_options(total, threads, seed)
-    registered = 0
+    registered = furthest = 0
 
-    def started() -> None:
+    def started() -> None:  # again for every further model
         nonlocal registered
         registered = 2
 
@@ -89,9 +89,10 @@ def _run_incremental(
         registered += 1
 
     def poll() -> None:
-        done = min(registered, total)
-        message = f"Registered {done} of {total} images"
-        progress.update(done / total, message, registered=done)
+        nonlocal furthest
+        furthest = min(max(furthest, registered), total)
+        message = f"Registered {furthest} of {total} images"
+        progress.update(furthest / total, message, registered=furthest)
 
     out = workspace.folder / "models"
     out.mkdir(exist_ok=True)

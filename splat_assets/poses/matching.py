@@ -17,7 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from splat_assets.poses.native import count_rows, run_native
-from splat_assets.poses.retrieval import image_similarity, nearest_pairs
+from splat_assets.poses.retrieval import image_similarity, loop_pairs, nearest_pairs
 from splat_assets.progress import Progress
 
 EXHAUSTIVE_PHOTOS = 80  # up to so many photos every pair is cheap
@@ -76,8 +76,8 @@ def choose_pairs(
     similarity = image_similarity(database, image_ids, seed)
     if strategy == "sequential":
         video = np.zeros(count, np.int64) if sequences is None else sequences
-        pairs = sequential_pairs(video) | nearest_pairs(
-            similarity, LOOP_NEIGHBOURS, min_gap=OVERLAP + 1, every=LOOP_EVERY
+        pairs = sequential_pairs(video) | loop_pairs(
+            similarity, video, LOOP_NEIGHBOURS, gap=OVERLAP, every=LOOP_EVERY
         )
     elif strategy == "spatial":
         assert positions is not None

@@ -99,11 +99,12 @@ class PoseModel(ArtifactFolder):
         import pycolmap
 
         model = pycolmap.Reconstruction(str(self.sparse))
-        points = list(model.points3D.values())
+        points = [point for _, point in sorted(model.points3D.items())]
         if not points:
             return SparsePoints(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros(0))
+        errors = np.array([p.error for p in points], dtype=np.float64)
         return SparsePoints(
             np.array([p.xyz for p in points], dtype=np.float64),
             np.array([p.color for p in points], dtype=np.uint8),
-            np.array([p.error for p in points], dtype=np.float64),
+            np.where(errors < 0, np.nan, errors),  # COLMAP's mark for unknown
         )

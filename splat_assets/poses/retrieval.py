@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 from scipy.cluster.vq import kmeans2, vq
+from scipy.ndimage import maximum_filter1d
 
 WORDS = 64
 FEATURES_PER_IMAGE = 600  # the first ones COLMAP writes are those of the largest scale
@@ -36,29 +37,55 @@ def image_similarity(database: Path, image_ids: list[int], seed: int) -> np.ndar
     return signatures @ signatures.T
 
 
-def nearest_pairs(
-    similarity: np.ndarray, neighbours: int, *, min_gap: int = 1, every: int = 1
+def nearest_pairs(similarity: np.ndarray, neighbours: int) -> set[tuple[int, int]]:
+    """Pairs (i, j), i < j, of each image with its `neighbours` most similar ones."""
+    pairs = set()
+    for i, scores in enumerate(similarity):
+        order = [int(j) for j in np.argsort(-scores, kind="stable") if j != i]
+        pairs |= {(min(i, j), max(i, j)) for j in order[:neighbours]}
+    return pairs
+
+
+def loop_pairs(
+    similarity: np.ndarray, sequences: np.ndarray, neighbours: int, *, gap: int, every: int
 ) -> set[tuple[int, int]]:
-    """Pairs (i, j), i < j, of each `every`-th image with its most similar ones.
+    """Pairs (i, j), i < j, of each `every`-th image with the moments most like it.
+
+    A moment is a peak of the similarity along time, and the images next to it. Merely taking the
+    most similar images would give the next ones in time again: a slow camera's tenth neighbour
+    looks more alike than the same place seen on return.
 
     Args:
-        neighbours: how many per image.
-        min_gap: images nearer than this in order are not considered (they are matched anyway).
+        sequences: [N] the video of each image, images being in video order.
+        neighbours: how many per image, at most.
+        gap: images up to this distance in time are not considered (they are matched anyway), and
+            two peaks are farther apart than it.
     """
-    count = len(similarity)
-    order = np.arange(count)
+    crest = np.empty_like(similarity)
+    for video in np.unique(sequences):
+        of_video = sequences == video
+        crest[:, of_video] = maximum_filter1d(
+            similarity[:, of_video], 2 * gap + 1, axis=1, mode="nearest"
+        )
+    order = np.arange(len(similarity))
     pairs = set()
-    for i in range(0, count, every):
-        scores = np.where(np.abs(order - i) >= min_gap, similarity[i], -np.inf)
-        for j in np.argsort(-scores, kind="stable")[:neighbours]:
-            if np.isfinite(scores[j]) and i != j:
-                pairs.add((min(i, int(j)), max(i, int(j))))
+    for i in range(0, len(similarity), every):
+        if similarity[i, i] <= 0:  # featureless: like none
+            continue
+        allowed = (sequences != sequences[i]) | (np.abs(order - i) > gap)
+        ranked = order[np.argsort(-similarity[i], kind="stable")]
+        ranked = ranked[allowed[ranked]]
+        is_peak = similarity[i, ranked] >= crest[i, ranked]
+        peaks = ranked[is_peak][:neighbours]
+        beside = (np.abs(ranked[:, None] - peaks) <= gap // 2).any(axis=1) & ~is_peak
+        chosen = [*peaks, *ranked[beside]][:neighbours]
+        pairs |= {(min(i, int(j)), max(i, int(j))) for j in chosen}
     return pairs
 
 
 def _root_sift(descriptors: np.ndarray) -> np.ndarray:
     """COLMAP's uint8 descriptors (already L1-root normalised) as unit vectors, float32."""
-    found = descriptors[:FEATURES_PER_IMAGE].astype(np.float32)
+    found = descriptors[:FEATURES_PER_IMAGE].astype(np.float32).reshape(-1, 128)
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 

@@ -83,7 +83,10 @@ def _solve(frames: FrameSet, out: Path, options: PoseOptions, progress: Progress
     if has_given_poses(frames):
         solution = _take_given(frames, kept)
     else:
-        with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as scratch:
+        # a native call that was left behind by a cancel may still be writing there
+        with tempfile.TemporaryDirectory(
+            prefix=".work-", dir=out, ignore_cleanup_errors=True
+        ) as scratch:
             solution = _run_colmap(
                 frames, kept, Path(scratch), options, threads, stopwatch, progress.span(0, 0.9)
             )

@@ -1,7 +1,7 @@
 """A reconstruction as plain values, and back: the form in which we rename, filter and undistort.
 
-Only what the artifact needs is kept: images with a pose, each a frame of its own, and those of
-their points that belong to a track.
+Only what the artifact needs is kept: images with a pose, each a frame of its own, the points, and
+where the images saw them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class View:
 class ScenePoint:
     xyz: np.ndarray  # [3] float64
     rgb: np.ndarray  # [3] uint8
-    error: float  # mean reprojection error in pixels
+    error: float  # mean reprojection error in pixels; -1 when unknown, as COLMAP has it
 
 
 def views_of(model: pycolmap.Reconstruction, names: Mapping[str, str] | None = None) -> list[View]:
@@ -63,7 +63,7 @@ def points_of(model: pycolmap.Reconstruction) -> dict[int, ScenePoint]:
 
 
 def build_model(views: Sequence[View], points: Mapping[int, ScenePoint]) -> pycolmap.Reconstruction:
-    """A reconstruction of `views` (image ids 1..N in their order) and those `points` they see."""
+    """A reconstruction of `views` (image ids 1..N in their order) and `points`."""
     model = pycolmap.Reconstruction()
     tracks: dict[int, list[pycolmap.TrackElement]] = defaultdict(list)
     for camera_id, camera in sorted({v.camera_id: v.camera for v in views}.items()):
@@ -79,8 +79,6 @@ def build_model(views: Sequence[View], points: Mapping[int, ScenePoint]) -> pyco
         for index, point_id in enumerate(ids):
             tracks[int(point_id)].append(pycolmap.TrackElement(number, index))
     for point_id, point in sorted(points.items()):
-        if len(tracks[point_id]) == 0:
-            continue
         made = pycolmap.Point3D(xyz=point.xyz, color=point.rgb, track=pycolmap.Track())
         model.add_point3D_with_id(point_id, made)
         for element in tracks[point_id]:

@@ -48,9 +48,11 @@ def read_transforms(path: Path) -> list[TransformsFrame]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        frames = content["frames"]
+        frames = list(content["frames"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path.name} cannot be read as transforms.json ({error}).") from None
+        raise UserError(
+            f"{path.name} cannot be read as transforms.json ({_reason(error)})."
+        ) from None
     shared = {key: value for key, value in content.items() if key != "frames"}
     found = []
     for number, frame in enumerate(frames):
@@ -58,7 +60,9 @@ def read_transforms(path: Path) -> list[TransformsFrame]:
             pose = _rigid(np.array(frame["transform_matrix"], dtype=np.float64))
             found.append(TransformsFrame(str(frame["file_path"]), pose, {**shared, **frame}))
         except (KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path.name}: frame {number} has no usable pose ({error}).") from None
+            raise UserError(
+                f"{path.name}: frame {number} has no usable pose ({_reason(error)})."
+            ) from None
     return found
 
 
@@ -67,7 +71,8 @@ def camera_of(
 ) -> pycolmap.Camera:
     """The COLMAP camera of a frame, for an image of `size` made from one of `source_size`.
 
-    Raises `UserError` when there is no focal length or the camera model is not known.
+    Raises `ValueError` when there is no focal length or the camera model is not known, and, as
+    `TypeError` too, for values that are no numbers.
     """
     width = int(intrinsics.get("w") or source_size[0])
     height = int(intrinsics.get("h") or source_size[1])
@@ -82,9 +87,8 @@ def camera_of(
     if intrinsics.get("is_fisheye"):
         name = "OPENCV_FISHEYE"
     if name not in _EXTRA:
-        raise UserError(
-            f"The camera model {name!r} of transforms.json cannot be used; "
-            "undistort the images and export them again."
+        raise ValueError(
+            f"camera_model {name!r} is not known; undistort the images and export again"
         )
     model, keys = _EXTRA[name]
     extra = [float(intrinsics.get(key) or 0.0) for key in keys]
@@ -93,6 +97,8 @@ def camera_of(
         camera = pycolmap.Camera(model="PINHOLE", width=width, height=height)
         extra = []
     camera.params = [focal_x, focal_y, cx, cy, *extra]
+    if not np.isfinite(camera.params).all() or min(focal_x, focal_y, width, height) <= 0:
+        raise ValueError("its numbers are not those of a camera")
     if (width, height) != size:
         camera.rescale(*size)
     return camera
@@ -145,6 +151,10 @@ def to_opengl(cam_from_world: pycolmap.Rigid3d) -> np.ndarray:
     return flipped + 0.0  # -0.0 → 0.0
 
 
+def _reason(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+
+
 def _rigid(matrix: np.ndarray) -> pycolmap.Rigid3d:
     """World → camera with OpenCV axes of a camera → world matrix with OpenGL axes."""
     if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
@@ -173,7 +183,7 @@ def _focal(intrinsics: dict[str, Any], width: int, height: int) -> tuple[float, 
 
     x, y = focal("x", width), focal("y", height)
     if x is None and y is None:
-        raise UserError("transforms.json gives no focal length (fl_x or camera_angle_x).")
+        raise ValueError("no focal length: neither fl_x nor camera_angle_x")
     return x or y or 0.0, y or x or 0.0
 
 
