@@ -110,7 +110,7 @@ class _L1SSIM(torch.autograd.Function):
         team().run(
             -(-height // windows.ROWS), windows.l1_ssim_gradient, _TAPS, x, y, height, width,
             planes, scale_l1, -lambda_ssim, gradient.view(-1).numpy(), _LANES,
-            _scratches(width), "thread", sums,
+            _scratches(width), sums,
         )  # fmt: skip
         ctx.save_for_backward(gradient)
         loss = scale_l1 * float(sums.sum())
@@ -150,7 +150,7 @@ def _ssim(
     team().run(
         -(-(height - 10) // windows.ROWS), windows.ssim_map, _TAPS, x, y, height, width,
         moments.mean, moments.variance, moments.stride, weights, step, planes, _scratches(width),
-        "thread", sums,
+        sums,
     )  # fmt: skip
     # without a single window that counts nothing differs
     return float(sums.sum()) if weights.any() else 1.0, planes
@@ -162,7 +162,7 @@ def _moments(y: np.ndarray, height: int, width: int) -> TargetMoments:
     variance = np.empty_like(mean)
     team().run(
         -(-(height - 10) // windows.ROWS), windows.target_moments, _TAPS, y, height, width, mean,
-        variance, stride, _scratches(width), "thread",
+        variance, stride, _scratches(width),
     )  # fmt: skip
     return TargetMoments(mean, variance, stride)
 

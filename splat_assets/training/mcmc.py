@@ -2,7 +2,7 @@
 
 Gaussians that became transparent are moved onto opaque ones, new ones are added in the same way up
 to a budget, and noise keeps the faint ones exploring. The count is known beforehand and nothing is
-ever reset. Plain torch: the same on every device.
+ever reset. Plain torch, but for the noise on the CPU, which is a kernel of its own.
 """
 
 from __future__ import annotations
@@ -118,21 +118,25 @@ class MCMCStrategy:
         optimizer.write(chosen, {"opacities": torch.logit(opacities), "scales": torch.log(scales)})
 
     def _disturb(self, params: Params, generator: torch.Generator, means_lr: float) -> None:
-        opacities = params["opacities"].detach()
+        means, quats, scales, opacities = (
+            params[name].detach() for name in ("means", "quats", "scales", "opacities")
+        )
+        strength = self.noise * means_lr
+        if not means.is_cuda:
+            from splat_assets.training.cpu_kernels import disturb
+
+            seed = int(torch.randint(2**62, (1,), generator=generator))
+            disturb(means, quats, scales, opacities, strength, seed)
+            return
         # the gate sigmoid(100 (0.005 - opacity)) is below 1e-4 beyond 0.1: leave those alone
         faint = torch.nonzero(opacities < math.log(0.1 / 0.9))[:, 0]
-        if not len(faint):
-            return
         gate = torch.sigmoid(100.0 * (0.005 - torch.sigmoid(opacities[faint])))
-        white = torch.randn(
-            (len(faint), 3), generator=generator, device=opacities.device, dtype=opacities.dtype
-        )
-        white *= (gate * (self.noise * means_lr))[:, None]
-        quats = params["quats"].detach()[faint]
-        variances = torch.exp(2.0 * params["scales"].detach()[faint])
+        white = torch.randn((len(faint), 3), generator=generator, device=means.device)
+        white *= (gate * strength)[:, None]
+        variances = torch.exp(2.0 * scales[faint])
         # covariance × noise = R S² Rᵀ noise
-        local = rotate_by_quats(quats, white, inverse=True) * variances
-        params["means"].detach().index_add_(0, faint, rotate_by_quats(quats, local))
+        local = rotate_by_quats(quats[faint], white, inverse=True) * variances
+        means.index_add_(0, faint, rotate_by_quats(quats[faint], local))
 
 
 def relocated(opacities: Tensor, scales: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:

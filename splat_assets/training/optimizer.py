@@ -1,12 +1,16 @@
 """Adam over the parameters of a splat, whose rows come and go during training.
 
 Densification removes, appends and rewrites Gaussians, and the moments of Adam must follow row by
-row; this class owns both, so that strategies never touch optimiser state by hand.
+row; this class owns both, so that strategies never touch optimiser state by hand. On the CPU the
+step is our kernel; on CUDA torch's fused one, or gsplat's, which leaves unseen Gaussians alone
+(Taming 3DGS, arXiv 2406.15643).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,42 +19,72 @@ from torch import Tensor, nn
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
 Params = dict[str, nn.Parameter]
 
+BETAS = (0.9, 0.999)
+EPS = 1e-15  # as in 3DGS; both are literals in the CPU kernel
+
+
+@dataclass
+class _Slot:
+    """One parameter, its rate and its moments. `step` counts the steps it had a gradient in."""
+
+    parameter: nn.Parameter
+    learning_rate: float
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    step: int = 0
+
 
 class SplatOptimizer:
-    """One Adam with one group a parameter (betas .9 / .999, eps 1e-15 as in 3DGS)."""
+    """Adam with one learning rate a parameter (betas .9 / .999, eps 1e-15 as in 3DGS)."""
 
     def __init__(self, tensors: Mapping[str, Tensor], learning_rates: Mapping[str, float]) -> None:
-        groups = [
-            {
-                "params": [nn.Parameter(tensors[name].detach().clone().contiguous())],
-                "lr": learning_rates[name],
-                "name": name,
-            }
-            for name in NAMES
-        ]
-        self._adam = torch.optim.Adam(groups, eps=1e-15, fused=True)
+        self._slots: dict[str, _Slot] = {}
+        for name in NAMES:
+            value = tensors[name].detach().clone().contiguous()
+            self._slots[name] = _Slot(
+                nn.Parameter(value),
+                learning_rates[name],
+                torch.zeros_like(value),
+                torch.zeros_like(value),
+            )
 
     @property
     def params(self) -> Params:
         """The current parameters by name; ask again after every change of rows."""
-        return {group["name"]: group["params"][0] for group in self._adam.param_groups}
+        return {name: slot.parameter for name, slot in self._slots.items()}
 
     def __len__(self) -> int:
-        return len(self._adam.param_groups[0]["params"][0])
+        return len(self._slots["means"].parameter)
 
-    def step(self) -> None:
-        """One Adam step on every parameter that has a gradient; gradients are then dropped."""
-        self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
+    @torch.no_grad()
+    def step(self, visible: Tensor | None = None) -> None:
+        """One Adam step on every parameter that has a gradient; gradients are then dropped.
+
+        A gradient that is not finite (a degenerate projection) counts as zero.
+
+        Args:
+            visible: [N] bool; on CUDA only these Gaussians and their moments change. The CPU takes
+                them all: there it would save little.
+        """
+        slots = [slot for slot in self._slots.values() if slot.parameter.grad is not None]
+        for slot in slots:
+            slot.step += 1
+        if slots and slots[0].parameter.is_cuda:
+            for slot in slots:
+                assert slot.parameter.grad is not None
+                torch.nan_to_num_(slot.parameter.grad, 0.0, 0.0, 0.0)
+            _step_on_cuda(slots) if visible is None else _step_visible(slots, visible)
+        else:
+            _step_on_cpu(slots)
+        self.drop_gradients()
 
     def drop_gradients(self) -> None:
         """Forget the gradients of this step."""
-        self._adam.zero_grad(set_to_none=True)
+        for slot in self._slots.values():
+            slot.parameter.grad = None
 
     def set_learning_rate(self, name: str, value: float) -> None:
-        for group in self._adam.param_groups:
-            if group["name"] == name:
-                group["lr"] = value
+        self._slots[name].learning_rate = value
 
     @torch.no_grad()
     def select(self, index: Tensor) -> None:
@@ -73,48 +107,112 @@ class SplatOptimizer:
     @torch.no_grad()
     def write(self, index: Tensor, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite the rows `index` [M] of the named parameters, and clear all their moments."""
-        for name, parameter in self.params.items():
-            if name in tensors:
-                parameter[index] = tensors[name]
+        for name, value in tensors.items():
+            self._slots[name].parameter[index] = value
         self.clear_moments(index)
 
     @torch.no_grad()
     def clear_moments(self, index: Tensor) -> None:
         """Set Adam's moments of the rows `index` to zero."""
-        for state in self._adam.state.values():
-            for key in ("exp_avg", "exp_avg_sq"):
-                state[key][index] = 0
+        for slot in self._slots.values():
+            slot.exp_avg[index] = 0
+            slot.exp_avg_sq[index] = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, moments and step counts: everything a bit-equal continuation needs."""
-        state = {}
-        for name, parameter in self.params.items():
-            entry: dict[str, Any] = {"value": parameter.detach()}
-            entry.update(self._adam.state.get(parameter, {}))
-            state[name] = entry
-        return state
+        return {
+            name: {
+                "value": slot.parameter.detach(),
+                "exp_avg": slot.exp_avg,
+                "exp_avg_sq": slot.exp_avg_sq,
+                "step": slot.step,
+            }
+            for name, slot in self._slots.items()
+        }
 
     @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Take the state of `state_dict` (learning rates are the schedule's, not kept there)."""
-        self._adam.state.clear()
-        for group in self._adam.param_groups:
-            entry = dict(state[group["name"]])
-            device = group["params"][0].device
-            parameter = nn.Parameter(entry.pop("value").to(device).clone().contiguous())
-            group["params"][0] = parameter
-            if entry:
-                self._adam.state[parameter] = {
-                    key: value.to(device).clone() for key, value in entry.items()
-                }
+        for name, slot in self._slots.items():
+            device = slot.parameter.device
+            value, exp_avg, exp_avg_sq = (
+                state[name][key].to(device).clone().contiguous()
+                for key in ("value", "exp_avg", "exp_avg_sq")
+            )
+            slot.parameter = nn.Parameter(value)
+            slot.exp_avg, slot.exp_avg_sq = exp_avg, exp_avg_sq
+            slot.step = int(state[name]["step"])
 
-    def _replace(self, of_param: Any, of_moment: Any) -> None:
-        for group in self._adam.param_groups:
-            old = group["params"][0]
-            new = nn.Parameter(of_param(group["name"], old.detach()).contiguous())
-            state = self._adam.state.pop(old, None)
-            if state:
-                for key in ("exp_avg", "exp_avg_sq"):
-                    state[key] = of_moment(state[key]).contiguous()
-                self._adam.state[new] = state
-            group["params"][0] = new
+    def _replace(
+        self, of_param: Callable[[str, Tensor], Tensor], of_moment: Callable[[Tensor], Tensor]
+    ) -> None:
+        for name, slot in self._slots.items():
+            new = of_param(name, slot.parameter.detach()).contiguous()
+            slot.parameter = nn.Parameter(new)
+            slot.exp_avg = of_moment(slot.exp_avg).contiguous()
+            slot.exp_avg_sq = of_moment(slot.exp_avg_sq).contiguous()
+
+
+def _step_on_cpu(slots: list[_Slot]) -> None:
+    from splat_assets.training.cpu_kernels import AdamTensors, adam
+
+    adam(
+        [
+            AdamTensors(
+                slot.parameter,
+                slot.parameter.grad.contiguous(),
+                slot.exp_avg,
+                slot.exp_avg_sq,
+                slot.learning_rate,
+                slot.step,
+            )
+            for slot in slots
+            if slot.parameter.grad is not None
+        ]
+    )
+
+
+def _step_on_cuda(slots: list[_Slot]) -> None:
+    from torch.optim.adam import adam
+
+    for slot in slots:
+        gradient = slot.parameter.grad
+        assert gradient is not None
+        # the function counts the step itself
+        count = torch.full((), float(slot.step - 1), device=gradient.device)
+        adam(
+            [slot.parameter],
+            [gradient],
+            [slot.exp_avg],
+            [slot.exp_avg_sq],
+            [],
+            [count],
+            fused=True,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=slot.learning_rate,
+            weight_decay=0.0,
+            eps=EPS,
+            maximize=False,
+        )
+
+
+def _step_visible(slots: list[_Slot], visible: Tensor) -> None:
+    """gsplat's kernel knows no bias correction: it goes into rate and eps."""
+    from gsplat.cuda._wrapper import adam
+
+    for slot in slots:
+        gradient = slot.parameter.grad
+        assert gradient is not None
+        first, second = (1.0 - beta**slot.step for beta in BETAS)
+        adam(
+            slot.parameter,
+            gradient.contiguous(),
+            slot.exp_avg,
+            slot.exp_avg_sq,
+            visible,
+            slot.learning_rate * math.sqrt(second) / first,
+            *BETAS,
+            EPS * math.sqrt(second),
+        )

@@ -22,6 +22,7 @@ from splat_assets.gaussians.ply import read_ply, write_ply
 from splat_assets.gaussians.splat_model import SplatModel
 from splat_assets.poses.pose_model import PoseModel
 from splat_assets.progress import Progress
+from splat_assets.rendering.cpu.team import set_threads
 from splat_assets.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from splat_assets.training.dataset import TrainingSet, load_training_set
 from splat_assets.training.gradient import GradientStrategy
@@ -64,7 +65,8 @@ def train_splat(
     given = poses.given / "splat.ply"
     if given.is_file():
         return _take_given(given, out, options=options, progress=progress)
-    with _threads(compute.threads):
+    set_threads(compute.threads)
+    with _torch_threads(compute.threads):
         data = load_training_set(poses, long_side=options.long_side, test_every=options.test_every)
         try:
             return _train(poses, data, out, options, compute, resume_dir, progress)
@@ -125,9 +127,11 @@ def _train(
         if resume_dir:
             save_checkpoint(resume_dir, mark, state)
 
-    trainer.run(
-        progress.span(0.02, 0.95), checkpoint_every_sec=options.checkpoint_every_sec, save=save
-    )
+    # the kernels share the CPU's threads; torch's own would spin beside them between small tasks
+    with _torch_threads(1 if compute.device == "cpu" else compute.threads):
+        trainer.run(
+            progress.span(0.02, 0.95), checkpoint_every_sec=options.checkpoint_every_sec, save=save
+        )
     return _write(
         trainer, out, options, origin=origin, resumed_from=resumed_from, progress=progress
     )
@@ -253,7 +257,7 @@ def peak_memory_bytes(compute: Compute) -> int:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _torch_threads(count: int) -> Iterator[None]:
     """Let torch use `count` CPU threads, and put its setting back afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, count))

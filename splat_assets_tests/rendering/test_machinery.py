@@ -18,20 +18,24 @@ from splat_assets_tests.rendering.test_rasterize import make_scene
 def test_a_team_runs_every_member_and_hands_on_errors() -> None:
     team = Team(3)
     seen: list[int] = []
-    team.run(100, lambda counter, number: seen.append(number), "thread")
-    assert sorted(seen) == [0, 1, 2]
-    seen.clear()
-    team.run(2, lambda counter, number: seen.append(number), "thread")
-    assert sorted(seen) == [0, 1]
 
-    def fail(counter: np.ndarray, number: int) -> None:
-        if number == 1:
+    def note(counter: np.ndarray) -> None:
+        seen.append(threading.get_ident())
+
+    team.run(100, note)
+    assert len(set(seen)) == 3
+    seen.clear()
+    team.run(2, note)
+    assert len(set(seen)) == 2
+
+    def fail(counter: np.ndarray) -> None:
+        if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("helper")
 
     with pytest.raises(RuntimeError, match="helper"):
-        team.run(3, fail, "thread")
+        team.run(3, fail)
     seen.clear()
-    team.run(3, lambda counter, number: seen.append(number), "thread")
+    team.run(3, note)
     assert len(seen) == 3
 
 

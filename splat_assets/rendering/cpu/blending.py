@@ -101,7 +101,7 @@ def _touched(rows, r, tile_x, tile_y, tables):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def blend(  # type: ignore[no-untyped-def]
-    counter, rows, entries, starts, masks, save, tables, scratches, thread, width, height,
+    counter, rows, entries, starts, masks, save, tables, scratches, width, height,
     background, image, channels, colour_at, depth_at, alphas,
 ):  # fmt: skip
     """Blend every tile into `image` [H·W·channels] and `alphas` [H·W] (flat).
@@ -112,7 +112,7 @@ def blend(  # type: ignore[no-untyped-def]
     """
     tiles_x = (width + TILE - 1) // TILE
     tiles = len(starts) - 1
-    scratch = scratches[thread]
+    scratch = scratches[fetch_add(counter, 1, 1)]
     lane_x, lane_y = load(tables, 0), load(tables, 16)
     none = fill(np.float32(0.0))
     threshold = fill(np.float32(1.0 / 255.0))
@@ -203,14 +203,14 @@ def blend(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def blend_backward(  # type: ignore[no-untyped-def]
-    counter, rows, entries, slots, starts, masks, tables, scratches, thread, width, height,
+    counter, rows, entries, slots, starts, masks, tables, scratches, width, height,
     image, channels, colour_at, depth_at, alphas, v_image, v_alphas, with_alpha, absgrad, sums,
 ):  # fmt: skip
     """Fill the row of `sums` (see projection.py) of every (Gaussian, tile) from the gradients of
     the image (and of alpha when `with_alpha`)."""
     tiles_x = (width + TILE - 1) // TILE
     tiles = len(starts) - 1
-    scratch = scratches[thread]
+    scratch = scratches[fetch_add(counter, 1, 1)]
     lane_x, lane_y = load(tables, 0), load(tables, 16)
     none = fill(np.float32(0.0))
     unit = fill(np.float32(1.0))

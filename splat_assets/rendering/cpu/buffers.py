@@ -17,32 +17,42 @@ import numpy as np
 _SMALL = 1 << 16  # bytes; below, numpy's own allocation is as quick
 _PATIENCE = 200  # requests after which a buffer nobody wanted is given up
 _lock = threading.Lock()
-_buffers: list[np.ndarray] = []
-_last_use: dict[int, int] = {}
+_buffers: dict[int, list[_Buffer]] = {}  # by size class
 _requests = 0
 
 
+class _Buffer:
+    """Raw bytes, and when they were last asked for."""
+
+    __slots__ = ("last_use", "memory", "skip")
+
+    def __init__(self, size: int) -> None:
+        self.memory = np.empty(size + 64, np.uint8)
+        self.skip = -self.memory.ctypes.data % 64
+        self.last_use = 0
+
+
 def take(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
-    """A C-contiguous array with arbitrary contents, on a cache line."""
+    """A C-contiguous array with arbitrary contents; a large one begins on a cache line."""
     global _requests
-    size = math.prod(shape) if isinstance(shape, tuple) else shape
-    dtype = np.dtype(dtype)
-    needed = size * dtype.itemsize
+    count = math.prod(shape) if isinstance(shape, tuple) else shape
+    needed = count * np.dtype(dtype).itemsize
     if needed < _SMALL:
-        return _view(np.empty(needed + 64, np.uint8), needed, dtype, shape)
+        return np.empty(shape, dtype)
+    size = _size_class(needed)
     with _lock:
         _requests += 1
-        for buffer in _buffers:
+        known = _buffers.setdefault(size, [])
+        for buffer in known:
             # any other reference is a view that someone holds
-            if needed <= len(buffer) - 64 <= needed * 2 and sys.getrefcount(buffer) <= _IDLE:
+            if sys.getrefcount(buffer.memory) <= _IDLE:
                 break
         else:
             _forget()
-            # some room, so that slightly different sizes share a buffer
-            buffer = np.empty(needed + needed // 8 + 64, np.uint8)
-            _buffers.append(buffer)
-        _last_use[id(buffer)] = _requests
-        return _view(buffer, needed, dtype, shape)
+            buffer = _Buffer(size)
+            known.append(buffer)
+        buffer.last_use = _requests
+        return np.ndarray(shape, dtype, buffer.memory, buffer.skip)
 
 
 def zeros(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -52,24 +62,22 @@ def zeros(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
     return array
 
 
-def _view(buffer: np.ndarray, needed: int, dtype: np.dtype[Any], shape: Any) -> np.ndarray:
-    skip = -buffer.ctypes.data % 64
-    return buffer[skip : skip + needed].view(dtype).reshape(shape)
+def _size_class(needed: int) -> int:
+    """The next of four steps between powers of two: slightly different sizes share a buffer."""
+    step = 1 << (needed.bit_length() - 3)
+    return -(-needed // step) * step
 
 
 def _forget() -> None:
     """Drop what was not wanted for a while (the sizes of a scene change as it grows)."""
-    for index in reversed(range(len(_buffers))):
-        if _requests - _last_use[id(_buffers[index])] > _PATIENCE:
-            del _last_use[id(_buffers[index])]
-            del _buffers[index]
+    for known in _buffers.values():
+        known[:] = [buffer for buffer in known if _requests - buffer.last_use <= _PATIENCE]
 
 
 def _count_idle() -> int:
-    """References to an idle buffer as `take` sees it: the list, the loop variable, the argument."""
-    for buffer in [np.empty(1, np.uint8)]:
-        return sys.getrefcount(buffer)
-    raise AssertionError
+    """References to the memory of an idle buffer as `take` sees it."""
+    buffer = _Buffer(1)
+    return sys.getrefcount(buffer.memory)
 
 
 _IDLE = _count_idle()

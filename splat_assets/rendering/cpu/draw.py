@@ -169,7 +169,7 @@ def draw(
     masks = take(total if save else 0, np.uint64)
     crew.run(
         tile_count, blending.blend, rows, entries, starts, masks, save, _TABLES,
-        _scratches(crew.threads), "thread", width, height, background, image, frame.channels,
+        _scratches(crew.threads), width, height, background, image, frame.channels,
         frame.colour_at, frame.depth_at, alphas,
     )  # fmt: skip
     return Drawn(camera, rows, radii, offsets, starts, entries, slots, masks, image, alphas)
@@ -195,7 +195,7 @@ def draw_backward(
     sums = take(len(drawn.entries) * projection.ROW, np.float32)
     crew.run(
         len(drawn.starts) - 1, blending.blend_backward, drawn.rows, drawn.entries, drawn.slots,
-        drawn.starts, drawn.masks, _TABLES, _scratches(crew.threads), "thread", width, height,
+        drawn.starts, drawn.masks, _TABLES, _scratches(crew.threads), width, height,
         drawn.image, frame.channels, frame.colour_at, frame.depth_at, drawn.alphas, v_image,
         drawn.alphas if v_alphas is None else v_alphas, v_alphas is not None, absgrad, sums,
     )  # fmt: skip

@@ -82,14 +82,23 @@ _operator(operator.truediv, "fdiv")
 # ---------------------------------------------------------------- memory
 
 
+def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """Where `array[index]` lies; the array may also be the address (int64) of float32 numbers."""
+    if isinstance(array_type, types.Integer):
+        data = builder.inttoptr(array, _F32.as_pointer())
+    else:
+        data = context.make_array(array_type)(context, builder, value=array).data
+    return builder.gep(data, [index])
+
+
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, to: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, value=array).data
-    return builder.bitcast(builder.gep(data, [index]), to.as_pointer())
+    element = _element(context, builder, array_type, array, index)
+    return builder.bitcast(element, to.as_pointer())
 
 
 @intrinsic
 def load(typingctx, array, index):  # type: ignore[no-untyped-def]
-    """Sixteen consecutive float32 of a flat array from `index` on."""
+    """Sixteen consecutive float32 of a flat array (or at an address) from `index` on."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         value = builder.load(_pointer(context, builder, sig.args[0], args[0], args[1], _VEC))
@@ -101,7 +110,7 @@ def load(typingctx, array, index):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def store(typingctx, array, index, value):  # type: ignore[no-untyped-def]
-    """Write sixteen consecutive float32 of a flat array from `index` on."""
+    """Write sixteen consecutive float32 of a flat array (or at an address) from `index` on."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         pointer = _pointer(context, builder, sig.args[0], args[0], args[1], _VEC)
@@ -113,13 +122,24 @@ def store(typingctx, array, index, value):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def read(typingctx, array, index):  # type: ignore[no-untyped-def]
-    """`array[index]` without numba's test for negative indices."""
+    """`array[index]` without numba's test for negative indices; float32 at an address."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        data = context.make_array(sig.args[0])(context, builder, value=args[0]).data
-        return builder.load(builder.gep(data, [args[1]]))
+        return builder.load(_element(context, builder, sig.args[0], args[0], args[1]))
 
-    return array.dtype(array, types.int64), codegen
+    dtype = types.float32 if isinstance(array, types.Integer) else array.dtype
+    return dtype(array, types.int64), codegen
+
+
+@intrinsic
+def write(typingctx, address, index, value):  # type: ignore[no-untyped-def]
+    """Write one float32 at an address (int64) plus `index` numbers."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        builder.store(args[2], _element(context, builder, sig.args[0], args[0], args[1]))
+        return context.get_dummy_value()
+
+    return types.void(address, types.int64, types.float32), codegen
 
 
 @intrinsic

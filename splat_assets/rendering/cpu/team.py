@@ -33,21 +33,22 @@ class Team:
     def run(self, tasks: int, kernel: Callable[..., None], *arguments: Any) -> None:
         """Call `kernel(counter, *arguments)` on as many threads as there are tasks for.
 
-        The word "thread" among the arguments is replaced by the number of the thread (0 …).
+        `counter` [2] int64 is zero: adding to its first place hands out tasks, adding to its second
+        tells a thread its number among those that run (0 …, below `threads`).
         """
-        counter = np.zeros(1, np.int64)
+        counter = np.zeros(2, np.int64)
         members = max(1, min(self.threads, tasks))
         if members == 1:
-            kernel(counter, *_for_thread(arguments, 0))
+            kernel(counter, *arguments)
             return
         with self._turn:
             while len(self._helpers) < members - 1:
                 self._helpers.append(_Helper())
             called = self._helpers[: members - 1]
-            for number, helper in enumerate(called, start=1):
-                helper.start(kernel, (counter, *_for_thread(arguments, number)))
+            for helper in called:
+                helper.start(kernel, (counter, *arguments))
             try:
-                kernel(counter, *_for_thread(arguments, 0))
+                kernel(counter, *arguments)
             finally:
                 errors = [helper.wait() for helper in called]
             for error in errors:
@@ -86,13 +87,6 @@ class _Helper:
                 self._error = error
             self._job = kernel = arguments = None  # type: ignore[assignment]
             self._done.release()
-
-
-def _for_thread(arguments: tuple[Any, ...], number: int) -> tuple[Any, ...]:
-    return tuple(
-        number if isinstance(argument, str) and argument == "thread" else argument
-        for argument in arguments
-    )
 
 
 _team: Team | None = None

@@ -36,10 +36,10 @@ def window_taps() -> np.ndarray:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def target_moments(  # type: ignore[no-untyped-def]
-    counter, taps, target, height, width, mean, variance, stride, scratches, thread
+    counter, taps, target, height, width, mean, variance, stride, scratches
 ):
     """Window means (of target - 0.5) and variances, [height - 10, stride] each, flat."""
-    scratch = scratches[thread]
+    scratch = scratches[fetch_add(counter, 1, 1)]
     row_size = 3 * width
     size = (row_size + 47) // 16 * 16
     half = fill(np.float32(0.5))
@@ -73,7 +73,7 @@ def target_moments(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True, error_model="numpy")
 def ssim_map(  # type: ignore[no-untyped-def]
     counter, taps, image, target, height, width, mean, variance, stride, weights, weight_step,
-    planes, scratches, thread, sums,
+    planes, scratches, sums,
 ):  # fmt: skip
     """`sums` [height - 10] float64: the weighted SSIM of every row of windows.
 
@@ -81,7 +81,7 @@ def ssim_map(  # type: ignore[no-untyped-def]
     last window. When `planes` is not empty, its three planes of rows [height + 10, 3 width + 46]
     get the derivatives with respect to the window's mean, mean square and mean product.
     """
-    scratch = scratches[thread]
+    scratch = scratches[fetch_add(counter, 1, 1)]
     row_size = 3 * width
     size = (row_size + 47) // 16 * 16
     wide = row_size + 46
@@ -143,11 +143,11 @@ def ssim_map(  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True, error_model="numpy")
 def l1_ssim_gradient(  # type: ignore[no-untyped-def]
     counter, taps, image, target, height, width, planes, scale_l1, scale_ssim, gradient, lanes,
-    scratches, thread, sums,
+    scratches, sums,
 ):  # fmt: skip
     """`gradient` (flat, like the image) of scale_l1 Σ|image - target| + scale_ssim Σ w SSIM, and
     `sums` [height] float64 of |image - target| per row. Without planes only L1 counts."""
-    scratch = scratches[thread]
+    scratch = scratches[fetch_add(counter, 1, 1)]
     row_size = 3 * width
     wide = row_size + 46
     size = (row_size + 47) // 16 * 16
