@@ -8,7 +8,7 @@ over the background of each step; masks say which pixels count.
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,11 @@ class TrainingSet:
     def viewmats(self, indices: list[int]) -> np.ndarray:
         """[len(indices), 4, 4] float64, world → camera."""
         return np.stack([self.views[index].viewmat for index in indices])
+
+    def move(self, indices: list[int], viewmats: np.ndarray) -> None:
+        """Replace the cameras of some views, `viewmats` [len(indices), 4, 4]."""
+        for index, viewmat in zip(indices, viewmats, strict=True):
+            self.views[index] = replace(self.views[index], viewmat=viewmat)
 
     def prefetch(self, index: int, factor: float) -> None:
         """Begin to decode a view that is needed next, when it is not in memory."""

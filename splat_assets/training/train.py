@@ -37,6 +37,7 @@ from splat_assets.training.outputs import (
 )
 from splat_assets.training.per_view import make_per_view
 from splat_assets.training.scene import SceneFrame, frame_from_cameras, frame_from_gaussians
+from splat_assets.training.scene_cleanup import clean_scene
 from splat_assets.training.schedule import Schedule, plan
 from splat_assets.training.trainer import Strategy, Trainer
 
@@ -156,20 +157,35 @@ def _write(
 ) -> SplatModel:
     """Splat, evaluation, curve, then the manifest."""
     data, compute, schedule = trainer.data, trainer.compute, trainer.schedule
+    if trainer.per_view.cameras is not None:
+        data.move(data.train, trainer.per_view.cameras.viewmats(data.viewmats(data.train)))
     gaussians, cleaned = clean(to_gaussians(trainer.params), drop_invisible=True)
-    write_ply(out / "splat.ply", gaussians)
-    # what is scored is what was written
+    # what is scored is what is written
     written = {
         name: torch.from_numpy(getattr(gaussians, name)).to(compute.device)
         for name in trainer.params
     }
+    tidied: dict[str, Any] = {}
+    if options.cleanup and len(gaussians):
+        keep, scene_cleanup = clean_scene(
+            written,
+            data,
+            trainer.frame,
+            sh_degree=gaussians.sh_degree,
+            compute=compute,
+            report=lambda fraction: progress.update(0.95 + 0.02 * fraction, "Removing floaters"),
+        )
+        written = {name: tensor[keep] for name, tensor in written.items()}
+        gaussians = gaussians.select(keep.cpu().numpy())
+        tidied = {"cleanup": scene_cleanup.summary()}
+    write_ply(out / "splat.ply", gaussians)
     evaluation = write_evaluation(
         out,
         written,
         data,
         sh_degree=gaussians.sh_degree,
         compute=compute,
-        progress=progress.span(0.95, 1.0),
+        progress=progress.span(0.97, 1.0),
     )
     write_cameras(out, data)
     write_curve(out, trainer.curve)
@@ -193,6 +209,7 @@ def _write(
         "height": max(view.height for view in data.views),
         "background": evaluation["background"],
         "dropped": cleaned.describe(),
+        **tidied,
         "dropped_non_finite": trainer.dropped_non_finite,
         "warnings": trainer.warnings,
         **trainer.per_view.summary(),

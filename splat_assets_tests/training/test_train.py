@@ -95,7 +95,8 @@ def test_it_learns_and_leaves_a_complete_artifact(poses: PoseModel, tmp_path: Pa
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
     assert len(reports) >= 12
-    assert {"step", "loss", "num_gaussians", "psnr_db"} <= reports[-8].figures.keys()
+    told = [report.figures.keys() for report in reports if report.figures]
+    assert {"step", "loss", "num_gaussians", "psnr_db"} <= told[-1]
 
 
 @pytest.mark.parametrize("strategy", ["mcmc", "gradient"])
