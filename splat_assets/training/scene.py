@@ -44,7 +44,7 @@ def frame_from_cameras(
     rotations = viewmats[:, :3, :3]
     centers = -np.einsum("nji,nj->ni", rotations, viewmats[:, :3, 3])
     forwards = rotations[:, 2]
-    up = np.array([0.0, 0.0, 1.0]) if gravity_is_z else _mean_direction(-rotations[:, 1])
+    up = np.array([0.0, 0.0, 1.0]) if gravity_is_z else _up(rotations)
     focus = _focus_point(centers, forwards)
     if focus is None:
         near = _points_in_front(points, centers, forwards)
@@ -77,10 +77,27 @@ def camera_centers(views: list[TrainingView]) -> np.ndarray:
     return -np.einsum("nji,nj->ni", viewmats[:, :3, :3], viewmats[:, :3, 3])
 
 
-def _mean_direction(directions: np.ndarray) -> np.ndarray:
-    mean = directions.mean(axis=0)
-    length = np.linalg.norm(mean)
-    return mean / length if length > 1e-3 else np.array([0.0, -1.0, 0.0])
+def _up(rotations: np.ndarray) -> np.ndarray:
+    """[3] the direction that most cameras [N, 3, 3] hold upright.
+
+    People hold a camera level: its x axis is horizontal however far it looks up or down. So up is
+    the direction least along the x axes, once they point several ways; robustly, because some
+    photos are taken upright. Where all point one way, up is the mean of the pictures' own.
+    """
+    mean = -rotations[:, 1].mean(axis=0)
+    sides = rotations[:, 0]
+    weight = np.ones(len(sides))
+    for _ in range(10):
+        values, vectors = np.linalg.eigh(np.einsum("n,ni,nj->ij", weight, sides, sides))
+        up = vectors[:, 0]
+        weight = 1.0 / (0.1 + np.abs(sides @ up))
+    if values[1] < 0.03 * values.sum():  # all x axes within about ten degrees
+        length = np.linalg.norm(mean)
+        return mean / length if length > 1e-3 else np.array([0.0, -1.0, 0.0])
+    # straight down, the pictures' own up is level, but then up is where the cameras come from
+    forward = rotations[:, 2].mean(axis=0)
+    sign = up @ mean if abs(up @ mean) > 0.2 else -(up @ forward)
+    return up if sign >= 0 else -up
 
 
 def _focus_point(centers: np.ndarray, forwards: np.ndarray) -> np.ndarray | None:

@@ -134,7 +134,7 @@ def _train(
             progress.span(0.02, 0.95), checkpoint_every_sec=options.checkpoint_every_sec, save=save
         )
     return _write(
-        trainer, out, options, origin=origin, resumed_from=resumed_from, progress=progress
+        trainer, poses, out, options, origin=origin, resumed_from=resumed_from, progress=progress
     )
 
 
@@ -148,6 +148,7 @@ def make_strategy(schedule: Schedule, budget: int, initial: int) -> Strategy:
 
 def _write(
     trainer: Trainer,
+    poses: PoseModel,
     out: Path,
     options: TrainOptions,
     *,
@@ -212,6 +213,7 @@ def _write(
         **tidied,
         "dropped_non_finite": trainer.dropped_non_finite,
         "warnings": trainer.warnings,
+        **_registration(poses),
         **trainer.per_view.summary(),
         **trainer.frame.summary(),
     }
@@ -228,6 +230,16 @@ def _write(
     write_manifest(out, manifest)
     progress.update(1.0, f"{len(gaussians)} Gaussians trained")
     return SplatModel.open(out)
+
+
+def _registration(poses: PoseModel) -> dict[str, Any]:
+    """How many frames have a camera, and those that have none and were not trained on."""
+    known: dict[str, Any] = poses.summary
+    names = ("num_frames", "num_registered")
+    found: dict[str, Any] = {name: known[name] for name in names if name in known}
+    if known.get("unregistered"):
+        found["unregistered"] = known["unregistered"]
+    return {**found, "scene_units": "metres" if known.get("gps_aligned") else "arbitrary"}
 
 
 def _take_given(given: Path, out: Path, *, options: TrainOptions, progress: Progress) -> SplatModel:
