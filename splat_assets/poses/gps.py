@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,7 +80,8 @@ def align_to_gps(
     ransac = pycolmap.RANSACOptions()
     ransac.max_error = max(5.0, 0.1 * float(spread[0]))
     ransac.random_seed = seed
-    found = pycolmap.estimate_sim3d_robust(source[near], target[near], ransac)
+    # pycolmap's stub promises a Sim3d; what comes is a dict that holds it
+    found: Any = pycolmap.estimate_sim3d_robust(source[near], target[near], ransac)
     if found is None:
         return GpsAlignment(False, "the GPS positions do not fit the reconstruction", count)
     sim = found["tgt_from_src"]

@@ -1,4 +1,4 @@
-"""Running the stage and watching it."""
+"""Running the stage and looking at what it wrote."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from splat_assets.datasets.options import PoseOptions
 from splat_assets.frames.frame_set import FrameSet
 from splat_assets.poses.pose_model import PoseModel
 from splat_assets.poses.solve import solve_poses
-from splat_assets.progress import Progress, Report, silent
+from splat_assets.progress import Progress, silent
 
 VERSIONED = ("images/", "masks/", "sparse/", "transforms.json")
 
@@ -26,12 +26,6 @@ def solve(
         options=PoseOptions.model_validate(chosen),
         progress=progress or silent(),
     )
-
-
-def cancel_at(message: str) -> Progress:
-    """Asks to stop once a report's message began with `message`."""
-    seen: list[Report] = []
-    return Progress(seen.append, lambda: any(report.message.startswith(message) for report in seen))
 
 
 def versioned_hashes(poses: PoseModel) -> dict[str, str]:

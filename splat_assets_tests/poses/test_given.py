@@ -226,7 +226,7 @@ def test_a_cloud_that_is_no_ply(frames: FrameSet, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bin", "txt"])
-@pytest.mark.parametrize("part", ["cameras", "images", "points3D"])
+@pytest.mark.parametrize("part", ["cameras", "images", "points3D", "frames"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "garbage"])
 def test_a_damaged_colmap_model(
     frames: FrameSet, tmp_path: Path, kind: str, part: str, damage: str
