@@ -12,6 +12,7 @@ import pycolmap
 MIN_IMAGES = 3
 MIN_SPREAD_M = 3.0  # standard deviation across the second direction; consumer GPS errs by metres
 MIN_FLATNESS = 0.05  # second direction over the first: photos along a line leave the roll open
+GPS_ERROR_M = 12.0  # what a phone's position may well err by, altitude included
 FAR = 8.0  # medians from the middle: no photo of this scene but a broken position
 MAX_RESIDUAL = 0.25  # of the spread
 MIN_INLIER_RATIO = 0.6
@@ -78,7 +79,8 @@ def align_to_gps(
             count,
         )
     ransac = pycolmap.RANSACOptions()
-    ransac.max_error = max(5.0, 0.1 * float(spread[0]))
+    extent = float(spread[0])
+    ransac.max_error = max(0.1 * extent, min(max(5.0, 0.5 * extent), GPS_ERROR_M))
     ransac.random_seed = seed
     # pycolmap's stub promises a Sim3d; what comes is a dict that holds it
     found: Any = pycolmap.estimate_sim3d_robust(source[near], target[near], ransac)

@@ -81,6 +81,18 @@ def test_known_positions_are_recovered() -> None:
     assert model.compute_mean_reprojection_error() < 1e-3  # points moved along
 
 
+def test_a_phones_noise_averages_out() -> None:
+    model, true = twisted(NAMES)
+    measured = true + np.random.default_rng(2).normal(scale=[3, 3, 3], size=true.shape)
+    done = align_to_gps(model, dict(zip(NAMES, measured, strict=True)), ORIGIN, seed=0)
+    assert done.aligned, done.reason
+    assert np.linalg.norm(centers(model, NAMES) - true, axis=1).max() < 4
+    extent = np.linalg.norm(np.ptp(centers(model, NAMES), axis=0)) / np.linalg.norm(
+        np.ptp(true, axis=0)
+    )
+    assert extent == pytest.approx(1, abs=0.12)
+
+
 @pytest.mark.parametrize("off_m", [60.0, 5_000.0, 2_000_000.0])
 def test_broken_positions_do_not_pull(off_m: float) -> None:
     model, true = twisted(NAMES)
