@@ -33,6 +33,7 @@ from splat_assets.rendering.cpu.simd import (
     larger,
     load,
     lowest_bit,
+    negative,
     read,
     round_down,
     smaller,
@@ -49,29 +50,31 @@ BLOCKS = 64  # of a tile
 FORWARD_STRIDE = 6 * 16
 BACKWARD_STRIDE = 6 * 16
 SCRATCH = BLOCKS * BACKWARD_STRIDE
+PIXEL_X, PIXEL_Y = 6 * 16, 14 * 16  # where they begin in the tables
 ONE = np.uint64(1)
 EVERY_BLOCK = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 def lane_tables() -> np.ndarray:
-    """Constant lanes of the kernels, 8 × 16 float32, flat.
+    """Constant lanes of the kernels, 22 × 16 float32, flat.
 
-    The pixel centres of a block (x, y); then, for lanes that hold the left (0–7) and right (8–15)
-    ends of the eight rows of blocks: direction, first pixel centre of the row, what is added before
-    rounding outwards to columns, least and largest column, and the mark of an empty row.
+    For lanes that hold the left (0–7) and right (8–15) ends of the eight rows of blocks: direction,
+    first pixel centre of the row, what is added before rounding outwards to columns, least and
+    largest column, and the mark of an empty row. Then the pixel centres within the tile: x in the
+    eight columns of blocks, and y in the eight rows.
     """
     lane = np.arange(16)
     right = lane >= 8
     return np.concatenate(
         [
-            lane % 4 + 0.5,
-            lane // 4 + 0.5,
             np.where(right, 1.0, -1.0),
             4.0 * (lane % 8) + 0.5,
             np.where(right, -0.49, 3.51),
             np.where(right, -1.0, 0.0),
             np.where(right, 7.0, 8.0),
             np.where(right, -1.0, 8.0),
+            *(lane % 4 + 0.5 + 4 * column for column in range(8)),
+            *(lane // 4 + 0.5 + 4 * row for row in range(8)),
         ]
     ).astype(np.float32)
 
@@ -84,8 +87,8 @@ def _touched(rows, r, tile_x, tile_y, tables):  # type: ignore[no-untyped-def]
     of a row of blocks: at the ellipse's own extreme where that lies in the row, else at the row's
     nearer edge.
     """
-    direction = load(tables, 32)
-    first = fill(tile_y - read(rows, r + 1)) + load(tables, 48)
+    direction = load(tables, 0)
+    first = fill(tile_y - read(rows, r + 1)) + load(tables, 16)
     last = first + fill(np.float32(3.0))
     dy = smaller(larger(fill(read(rows, r + 7)) * direction, first), last)
     reach = fnma(fill(read(rows, r + 4)) * dy, dy, fill(read(rows, r + 6)))
@@ -93,9 +96,9 @@ def _touched(rows, r, tile_x, tile_y, tables):  # type: ignore[no-untyped-def]
     middle = fma(fill(read(rows, r + 2)), dy, fill(read(rows, r) - tile_x))
     outwards = fma(middle, direction, half)
     quarter = fill(np.float32(0.25))
-    column = round_down((outwards + load(tables, 64)) * quarter) * direction
-    column = smaller(larger(column, load(tables, 80)), load(tables, 96))
-    column = choose(at_least(reach, fill(np.float32(0.0))), column, load(tables, 112))
+    column = round_down((outwards + load(tables, 32)) * quarter) * direction
+    column = smaller(larger(column, load(tables, 48)), load(tables, 64))
+    column = choose(at_least(reach, fill(np.float32(0.0))), column, load(tables, 80))
     return spans_to_bits(column)
 
 
@@ -113,7 +116,6 @@ def blend(  # type: ignore[no-untyped-def]
     tiles_x = (width + TILE - 1) // TILE
     tiles = len(starts) - 1
     scratch = scratches[fetch_add(counter, 1, 1)]
-    lane_x, lane_y = load(tables, 0), load(tables, 16)
     none = fill(np.float32(0.0))
     threshold = fill(np.float32(1.0 / 255.0))
     ceiling = fill(np.float32(0.999))
@@ -153,12 +155,13 @@ def blend(  # type: ignore[no-untyped-def]
             log_opacity = fill(read(rows, r + 5))
             red, green = fill(read(rows, r + 9)), fill(read(rows, r + 10))
             blue, depth = fill(read(rows, r + 11)), fill(read(rows, r + 12))
-            from_x, from_y = tile_x - read(rows, r), tile_y - read(rows, r + 1)
+            from_x = fill(tile_x - read(rows, r))
+            from_y = fill(tile_y - read(rows, r + 1))
             while bits != 0:
                 block = lowest_bit(bits)
                 bits &= bits - ONE
-                dx = fill(from_x + np.float32((block & 7) * 4)) + lane_x
-                dy = fill(from_y + np.float32((block >> 3) * 4)) + lane_y
+                dx = from_x + load(tables, PIXEL_X + ((block & 7) << 4))
+                dy = from_y + load(tables, PIXEL_Y + ((block >> 3) << 4))
                 u = fnma(slope, dy, dx)
                 power = fnma(tall * dy, dy, fnma(wide * u, u, log_opacity))
                 raw = exp2(larger(power, floor))
@@ -175,7 +178,7 @@ def blend(  # type: ignore[no-untyped-def]
                 if depth_at >= 0:
                     store(scratch, at + 64, fma(weight, depth, load(scratch, at + 64)))
                     store(scratch, at + 80, load(scratch, at + 80) + weight)
-                ended = choose(valid, none - absolute(T), T)
+                ended = choose(valid, negative(T), T)
                 T = choose(blended, after, ended)
                 store(scratch, at, T)
                 if any_lane(blended):
@@ -211,7 +214,6 @@ def blend_backward(  # type: ignore[no-untyped-def]
     tiles_x = (width + TILE - 1) // TILE
     tiles = len(starts) - 1
     scratch = scratches[fetch_add(counter, 1, 1)]
-    lane_x, lane_y = load(tables, 0), load(tables, 16)
     none = fill(np.float32(0.0))
     unit = fill(np.float32(1.0))
     threshold = fill(np.float32(1.0 / 255.0))
@@ -264,7 +266,8 @@ def blend_backward(  # type: ignore[no-untyped-def]
             log_opacity = fill(read(rows, r + 5))
             red, green = fill(read(rows, r + 9)), fill(read(rows, r + 10))
             blue, depth = fill(read(rows, r + 11)), fill(read(rows, r + 12))
-            from_x, from_y = tile_x - read(rows, r), tile_y - read(rows, r + 1)
+            from_x = fill(tile_x - read(rows, r))
+            from_y = fill(tile_y - read(rows, r + 1))
             # per-pixel gradient of the mean: (a v u, b v dy - k a v u)
             conic_a = fill(np.float32(1.3862943611198906) * read(rows, r + 3))
             conic_b = fill(np.float32(1.3862943611198906) * read(rows, r + 4))
@@ -273,8 +276,8 @@ def blend_backward(  # type: ignore[no-untyped-def]
             while bits != 0:
                 block = lowest_bit(bits)
                 bits &= bits - ONE
-                dx = fill(from_x + np.float32((block & 7) * 4)) + lane_x
-                dy = fill(from_y + np.float32((block >> 3) * 4)) + lane_y
+                dx = from_x + load(tables, PIXEL_X + ((block & 7) << 4))
+                dy = from_y + load(tables, PIXEL_Y + ((block >> 3) << 4))
                 u = fnma(slope, dy, dx)
                 power = fnma(tall * dy, dy, fnma(wide * u, u, log_opacity))
                 raw = exp2(larger(power, floor))
@@ -285,7 +288,7 @@ def blend_backward(  # type: ignore[no-untyped-def]
                 valid = at_least(raw, threshold)
                 blended = both(valid, above(after, least))
                 weight = choose(blended, alpha * T, none)
-                ended = choose(valid, none - absolute(T), T)
+                ended = choose(valid, negative(T), T)
                 store(scratch, at, choose(blended, after, ended))
                 g_red, g_green = load(scratch, at + 32), load(scratch, at + 48)
                 g_blue = load(scratch, at + 64)
@@ -294,13 +297,15 @@ def blend_backward(  # type: ignore[no-untyped-def]
                     g_depth = load(scratch, at + 80)
                     value = fma(depth, g_depth, value)
                     s_depth = fma(weight, g_depth, s_depth)
-                rest = fnma(weight, value, load(scratch, at + 16))
+                change = weight * value
+                rest = load(scratch, at + 16) - change
                 store(scratch, at + 16, rest)
                 s_red = fma(weight, g_red, s_red)
                 s_green = fma(weight, g_green, s_green)
                 s_blue = fma(weight, g_blue, s_blue)
-                v_alpha = T * value - rest / (unit - alpha)
-                v = choose(both(blended, at_least(ceiling, raw)), v_alpha * alpha, none)
+                # alpha times the gradient of alpha, which is 0 at the ceiling
+                v = fnma(alpha / (unit - alpha), rest, change)
+                v = choose(both(blended, at_least(ceiling, raw)), v, none)
                 vu = v * u
                 vy = v * dy
                 s_v = s_v + v

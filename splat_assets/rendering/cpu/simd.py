@@ -201,6 +201,16 @@ round_down = _unary("floor", "The largest integer not above every lane.")
 
 
 @intrinsic
+def negative(typingctx, x):  # type: ignore[no-untyped-def]
+    """-|x| in every lane: one operation on the sign bit."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return builder.fneg(_call(builder, "llvm.fabs.v16f32", list(args)))
+
+    return Lanes(Lanes), codegen
+
+
+@intrinsic
 def fma(typingctx, a, b, c):  # type: ignore[no-untyped-def]
     """a·b + c, in one rounding where the machine can."""
 
