@@ -257,10 +257,10 @@ def _model_folder(files: Path, paths: Sequence[str]) -> str:
 
 def _model_pictures(path: Path, name: str) -> dict[str, tuple[int, int]]:
     """(width, height) of the camera of each image with a pose, by the model's image name."""
-    import pycolmap
+    from splat_assets.poses.colmap_files import read_model  # pycolmap, only where there is a model
 
     try:
-        model = pycolmap.Reconstruction(str(path))
+        model = read_model(path)
         return {
             image.name: (
                 model.cameras[image.camera_id].width,
@@ -269,7 +269,7 @@ def _model_pictures(path: Path, name: str) -> dict[str, tuple[int, int]]:
             for image in model.images.values()
             if image.has_pose
         }
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"The COLMAP model {name or 'given'} cannot be read ({reason}); export it again."

@@ -14,7 +14,7 @@ MIN_SPREAD_M = 3.0  # standard deviation across the second direction; consumer G
 MIN_FLATNESS = 0.05  # second direction over the first: photos along a line leave the roll open
 GPS_ERROR_M = 12.0  # what a phone's position may well err by, altitude included
 FAR = 8.0  # medians from the middle: no photo of this scene but a broken position
-MAX_RESIDUAL = 0.25  # of the spread
+MAX_RESIDUAL = 0.4  # of the spread: scale and level are then still right to some percent
 MIN_INLIER_RATIO = 0.6
 
 
@@ -78,27 +78,49 @@ def align_to_gps(
             f"the GPS positions spread only {spread[0]:.1f} m by {spread[1]:.1f} m",
             count,
         )
-    ransac = pycolmap.RANSACOptions()
     extent = float(spread[0])
+    # altitudes drift more than positions do: the scene may fit better level
+    level = target.copy()
+    level[:, 2] = np.median(target[near, 2])
+    fits = [_fit(source, aim, near, extent, seed) for aim in (target, level)]
+    best = min(fits, key=lambda fit: (not fit.good, fit.residual_m))
+    if best.sim is None:
+        return GpsAlignment(False, "the GPS positions do not fit the reconstruction", count)
+    if not best.good:
+        reason = f"the GPS positions miss the reconstruction by {best.residual_m:.1f} m"
+        return GpsAlignment(False, reason, count, best.residual_m)
+    model.transform(best.sim)
+    what = "GPS positions" if best is fits[0] else "GPS positions, their altitudes left out"
+    return GpsAlignment(
+        True, f"oriented and scaled by {count} {what}", count, best.residual_m, origin
+    )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    sim: pycolmap.Sim3d | None
+    residual_m: float
+    good: bool
+
+
+def _fit(
+    source: np.ndarray, target: np.ndarray, near: np.ndarray, extent: float, seed: int
+) -> _Fit:
+    """The similarity that takes camera centres [N, 3] to positions [N, 3], and how well."""
+    ransac = pycolmap.RANSACOptions()
     ransac.max_error = max(0.1 * extent, min(max(5.0, 0.5 * extent), GPS_ERROR_M))
     ransac.random_seed = seed
     # pycolmap's stub promises a Sim3d; what comes is a dict that holds it
     found: Any = pycolmap.estimate_sim3d_robust(source[near], target[near], ransac)
     if found is None:
-        return GpsAlignment(False, "the GPS positions do not fit the reconstruction", count)
+        return _Fit(None, float("inf"), False)
     sim = found["tgt_from_src"]
     inliers = _distances(sim, source, target) <= ransac.max_error
     if inliers.sum() >= MIN_IMAGES:
         sim = pycolmap.estimate_sim3d(source[inliers], target[inliers]) or sim
     residual = float(np.median(_distances(sim, source, target)))
-    if inliers.mean() < MIN_INLIER_RATIO or residual > MAX_RESIDUAL * spread[0]:
-        return GpsAlignment(
-            False, f"the GPS positions miss the reconstruction by {residual:.1f} m", count, residual
-        )
-    model.transform(sim)
-    return GpsAlignment(
-        True, f"oriented and scaled by {count} GPS positions", count, residual, origin
-    )
+    good = inliers.mean() >= MIN_INLIER_RATIO and residual <= MAX_RESIDUAL * extent
+    return _Fit(sim, residual, bool(good))
 
 
 def _distances(sim: pycolmap.Sim3d, source: np.ndarray, target: np.ndarray) -> np.ndarray:

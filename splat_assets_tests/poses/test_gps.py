@@ -93,6 +93,14 @@ def test_a_phones_noise_averages_out() -> None:
     assert extent == pytest.approx(1, abs=0.12)
 
 
+def test_drifting_altitudes_do_not_tilt() -> None:
+    model, true = twisted(NAMES)
+    measured = true + np.linspace(-15, 15, len(true))[:, None] * [0, 0, 1]
+    done = align_to_gps(model, dict(zip(NAMES, measured, strict=True)), ORIGIN, seed=0)
+    assert done.aligned and "altitudes left out" in done.reason
+    assert np.ptp(centers(model, NAMES)[:, 2] - true[:, 2]) < 0.5
+
+
 @pytest.mark.parametrize("off_m", [60.0, 5_000.0, 2_000_000.0])
 def test_broken_positions_do_not_pull(off_m: float) -> None:
     model, true = twisted(NAMES)
