@@ -130,9 +130,11 @@ def _write_peer_input(split: Split) -> None:
             init_opacity=0.1, init_scale=1.0, seed=0,
         )  # fmt: skip
         rgb = np.clip(0.5 + 0.28209479177387814 * tensors["sh0"][:, 0].numpy(), 0, 1)
-        points = replace(points, xyz=tensors["means"].double().numpy(), rgb=np.uint8(rgb * 255))
-    for xyz, rgb in zip(points.xyz, points.rgb, strict=True):
-        model.add_point3D(xyz, pycolmap.Track(), rgb)
+        points = replace(
+            points, xyz=tensors["means"].double().numpy(), rgb=(rgb * 255).astype(np.uint8)
+        )
+    for position, colour in zip(points.xyz, points.rgb, strict=True):
+        model.add_point3D(position, pycolmap.Track(), colour)
     model.write(str(out / "sparse" / "0"))
     data.close()
     (out / "done").touch()
