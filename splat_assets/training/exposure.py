@@ -11,6 +11,7 @@ photos are compared with it as it is.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Exposure:
         """
         Args:
             views: the indices of the training views.
-            gains: [N, 3] factors of R, G, B to begin with.
+            gains: [N, 3] factors of R, G and B to begin with.
         """
         self._row_of = {index: row for row, index in enumerate(views)}
         self._steps = max(1, steps)
@@ -89,17 +90,33 @@ class Exposure:
         self._table.load_state_dict(state)
 
 
-def estimate_gains(data: TrainingSet, sightings: dict[int, Sightings]) -> np.ndarray:
-    """[N, 3] factors of R, G and B by which the training photos differ, geometric mean 1.
+@dataclass(frozen=True)
+class Gains:
+    """By how much the colours of the training photos differ."""
+
+    factors: np.ndarray  # [N, 3] of R, G, B; geometric mean 1
+    error: float  # standard error of the logarithm of a view's mean factor
+
+    @property
+    def vary(self) -> bool:
+        """Whether the exposure changed from photo to photo beyond doubt."""
+        spread = float(np.log(self.factors).mean(axis=1).std())
+        return spread > max(_MIN_SPREAD, 3 * self.error)
+
+
+def estimate_gains(data: TrainingSet, sightings: dict[int, Sightings]) -> Gains:
+    """The gains of the training photos, from the colours of the sparse points in each of them.
 
     Fitted to log colour = log colour of the point + log gain of the view, robustly (points shine,
     and some tracks are wrong). 1 for views that see too few points, and for all without points.
     """
     n = len(data.train)
-    gains = np.ones((n, 3))
+    factors = np.ones((n, 3))
     views, points, colours = _colours(data, sightings)
-    if not len(views):
-        return gains
+    times = np.bincount(views, minlength=n)
+    known = times >= _MIN_SIGHTINGS
+    if not known.any():
+        return Gains(factors, 0.0)
     logs = np.log(colours)
     weight = np.ones(len(logs))
     log_gain = np.zeros((n, 3))
@@ -108,18 +125,12 @@ def estimate_gains(data: TrainingSet, sightings: dict[int, Sightings]) -> np.nda
         of_point = _weighted_means(points, weight, logs - log_gain[views], count)
         log_gain = _weighted_means(views, weight, logs - of_point[points], n)
         log_gain -= log_gain.mean(axis=0)
-        residual = np.abs(logs - of_point[points] - log_gain[views]).max(axis=1)
-        scale = max(float(np.median(residual)), 1e-3)
-        weight = 1.0 / (1.0 + (residual / (1.5 * scale)) ** 2)
-    known = np.bincount(views, minlength=n) >= _MIN_SIGHTINGS
-    if known.any():
-        gains[known] = np.exp(log_gain[known] - log_gain[known].mean(axis=0))
-    return gains
-
-
-def varies(gains: np.ndarray) -> bool:
-    """Whether the exposure changed from photo to photo by more than the estimate's own error."""
-    return float(np.log(gains).mean(axis=1).std()) > _MIN_SPREAD
+        residual = logs - of_point[points] - log_gain[views]
+        size = np.abs(residual).max(axis=1)
+        weight = 1.0 / (1.0 + (size / (1.5 * max(float(np.median(size)), 1e-3))) ** 2)
+    factors[known] = np.exp(log_gain[known] - log_gain[known].mean(axis=0))
+    variance = float(np.average(residual.mean(axis=1) ** 2, weights=weight))
+    return Gains(factors, float(np.sqrt(variance / np.median(times[known]))))
 
 
 def _colours(

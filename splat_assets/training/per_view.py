@@ -14,7 +14,7 @@ from splat_assets.datasets.options import TrainOptions
 from splat_assets.poses.pose_model import PoseModel
 from splat_assets.training.dataset import Sample, TrainingSet
 from splat_assets.training.depth import SparseDepth
-from splat_assets.training.exposure import Exposure, estimate_gains, varies
+from splat_assets.training.exposure import Exposure, estimate_gains
 from splat_assets.training.pose_refinement import PoseRefinement
 from splat_assets.training.scene import SceneFrame
 from splat_assets.training.tracks import load_sightings
@@ -93,8 +93,10 @@ def make_per_view(
         sightings = load_sightings(poses, data)
     if options.exposure != "off":
         gains = estimate_gains(data, sightings)
-        if options.exposure == "on" or varies(gains):
-            exposure = Exposure(data.train, gains, steps=options.steps, device=compute.device)
+        if options.exposure == "on" or gains.vary:
+            exposure = Exposure(
+                data.train, gains.factors, steps=options.steps, device=compute.device
+            )
     if options.refine_poses:
         cameras = PoseRefinement(
             data.train,

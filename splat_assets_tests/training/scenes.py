@@ -39,6 +39,9 @@ def make_scene(
     points: bool = True,
     mask_columns: int = 0,
     test_images: tuple[str, ...] = (),
+    gains: np.ndarray | None = None,
+    tracks: bool = False,
+    pose_errors: np.ndarray | None = None,
     seed: int = 0,
 ) -> PoseModel:
     """Write a `PoseModel` of 300 Gaussians within a unit ball.
@@ -46,6 +49,9 @@ def make_scene(
     Args:
         alpha: RGBA pictures of the Gaussians alone; otherwise a grey wall stands behind them.
         mask_columns: that many columns on the left are spoilt and masked out.
+        gains: [views, 3] factors of the colours of each picture.
+        tracks: the points know which views see them.
+        pose_errors: [views, 4, 4] motions that the cameras written down are off by.
     """
     from splat_assets.rendering.rasterize import rasterize
 
@@ -66,10 +72,12 @@ def make_scene(
         width,
         height,
         backgrounds=torch.full((views, 3), 0.0 if alpha else 0.4),
+        render_mode="RGB+ED",
     )
+    renders, depths = renders[..., :3], renders[..., 3].numpy()
     pictures, masks = [], []
     for i in range(views):
-        pixels = renders[i].numpy()
+        pixels = renders[i].numpy() * (1.0 if gains is None else gains[i])
         if alpha:
             opacity = alphas[i].numpy()
             straight = pixels / np.maximum(opacity, 1e-3)
@@ -82,7 +90,23 @@ def make_scene(
             masks.append(mask)
         pictures.append(picture)
     xyz, colours = (means, (rgb * 255).astype(np.uint8)) if points else (means[:0], rgb[:0])
-    return write_poses(folder, pictures, viewmats, K, xyz, colours, masks, test_images)
+    seen = _visible(viewmats, K, xyz, depths) if tracks else None
+    if pose_errors is not None:
+        viewmats = pose_errors @ viewmats
+    return write_poses(folder, pictures, viewmats, K, xyz, colours, masks, test_images, seen)
+
+
+def _visible(
+    viewmats: np.ndarray, K: np.ndarray, xyz: np.ndarray, depths: np.ndarray
+) -> np.ndarray:
+    """[views, P] bool: nothing stands before the point."""
+    camera = np.einsum("nij,pj->npi", viewmats[:, :3, :3], xyz) + viewmats[:, None, :3, 3]
+    pixel = (camera @ K.T)[..., :2] / camera[..., 2:]
+    x, y = np.floor(pixel).astype(int).transpose(2, 0, 1)
+    height, width = depths.shape[1:]
+    inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    surface = depths[np.arange(len(depths))[:, None], y.clip(0, height - 1), x.clip(0, width - 1)]
+    return inside & (np.abs(surface - camera[..., 2]) < 0.1)
 
 
 def pinhole(width: int, height: int) -> np.ndarray:
@@ -99,6 +123,7 @@ def write_poses(
     colours: np.ndarray,
     masks: list[np.ndarray] | None = None,
     test_images: tuple[str, ...] = (),
+    seen: np.ndarray | None = None,
 ) -> PoseModel:
     """Write pictures `view_00.png`, … with their cameras and points as a finished `PoseModel`."""
     import pycolmap
@@ -116,10 +141,20 @@ def write_poses(
         if masks:
             (folder / "masks").mkdir(exist_ok=True)
             Image.fromarray(masks[i]).save(folder / "masks" / f"{name}.png")
-        image = pycolmap.Image(name=name, camera_id=1, image_id=i + 1)
+        keypoints = np.zeros((0 if seen is None else int(seen[i].sum()), 2))
+        listed = pycolmap.Point2DList([pycolmap.Point2D(xy) for xy in keypoints])
+        image = pycolmap.Image(name, listed, 1, i + 1)
         model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(viewmats[i, :3]))
-    for point, colour in zip(xyz, colours, strict=True):
+    ids = [
         model.add_point3D(point, pycolmap.Track(), colour)
+        for point, colour in zip(xyz, colours, strict=True)
+    ]
+    for point in model.points3D.values():
+        point.error = 0.5
+    for image_id, row in enumerate([] if seen is None else seen, start=1):
+        for position, number in enumerate(np.flatnonzero(row)):
+            element = pycolmap.TrackElement(image_id, position)
+            model.add_observation(ids[number], element)
     (folder / "sparse" / "0").mkdir(parents=True)
     model.write(str(folder / "sparse" / "0"))
     (folder / "report.json").write_text(json.dumps({"test_images": list(test_images)}))
