@@ -28,17 +28,23 @@ import numpy as np
 
 from splat_assets import __version__
 from splat_assets.compression.compress import frame_splat
-from splat_assets.compression.files import read_splat
 from splat_assets.compression.quality import choose_views, measure_loss
 from splat_assets.compression.sog_reader import read_sog
 from splat_assets.compute import Compute, available_threads
+from splat_assets.formats.registry import read_splat
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.ply import write_ply
 from splat_assets.gaussians.splat_model import SplatModel, View
 from splat_assets.progress import silent
 from splat_assets.viewing.camera import orbit_views
 
-DATA_SPLATS = ("wolf_sh3_crop10k.ply", "playbot_sh2_31k.ply", "angel.sog")
+DATA_SPLATS = (
+    "wolf_sh3_crop10k.ply",
+    "playbot_sh2_31k.ply",
+    "wolf.spz",
+    "chair_111k.splat",
+    "angel.sog",
+)
 OURS: dict[str, tuple[str, ...]] = {"ours": ()}  # name: options of `splat-assets compress`
 PROGRAM = (sys.executable, "-c", "from splat_assets.cli import main; main()")
 MIN_NODE = 22

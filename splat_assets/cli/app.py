@@ -14,7 +14,13 @@ import typer
 from typer.core import TyperGroup
 
 from splat_assets import __version__
-from splat_assets.cli import dataset_commands, file_commands, machine_commands, run_commands
+from splat_assets.cli import (
+    convert_command,
+    dataset_commands,
+    file_commands,
+    machine_commands,
+    run_commands,
+)
 from splat_assets.cli.output import complain
 from splat_assets.errors import Cancelled, TransientError, UserError
 
@@ -69,7 +75,7 @@ def _options(
     pass
 
 
-for _module in (dataset_commands, run_commands, file_commands, machine_commands):
+for _module in (dataset_commands, run_commands, file_commands, convert_command, machine_commands):
     _module.register(app)
 
 

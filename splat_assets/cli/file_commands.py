@@ -76,7 +76,7 @@ def view(
 
 
 def compress(
-    source: Path = typer.Argument(metavar="FILE.ply", help="A splat in 3DGS layout."),
+    source: Path = typer.Argument(metavar="FILE", help="A splat file of any format."),
     output: Path = options.OUTPUT,
     overrides: list[str] = typer.Option(
         [], "--set", "-s", metavar="OPTION=VALUE", help="A compress option; may be repeated."
@@ -110,7 +110,7 @@ def compress(
 
 
 def info(
-    file: Path = typer.Argument(help="A .ply or .sog file, or the folder form of a .sog."),
+    file: Path = typer.Argument(help="A splat file, or the folder form of a .sog."),
     as_json: bool = options.JSON,
 ) -> None:
     """Say what a splat file holds."""

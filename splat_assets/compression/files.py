@@ -14,24 +14,8 @@ from splat_assets.compression.sog_writer import encode_sog, write_bundle
 from splat_assets.compute import Compute
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import UserError
-from splat_assets.gaussians.gaussians import Gaussians
-from splat_assets.gaussians.ply import read_ply
+from splat_assets.formats.registry import format_of, read_splat
 from splat_assets.progress import Progress, silent
-
-
-def read_splat(path: Path | str) -> Gaussians:
-    """Read a 3DGS PLY, a `.sog`, or a SOG folder (or its `meta.json`).
-
-    Raises `UserError` when the file is missing, damaged, or of a kind that is not read.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path} does not exist.")
-    if _is_sog(path):
-        return read_sog(path)
-    if path.suffix.lower() == ".ply":
-        return read_ply(path)
-    raise UserError(f"{path} is not a splat that can be read here; give a .ply or a .sog.")
 
 
 def compress_file(
@@ -94,9 +78,12 @@ def describe_file(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     gaussians = read_splat(path)
     finite = gaussians.means[np.isfinite(gaussians.means).all(axis=1)]
+    form = format_of(path)
+    assert form is not None  # it could be read
     described: dict[str, Any] = {
         "path": str(path),
-        "format": "ply",
+        "format": form.name,
+        "axes": form.axes,
         "bytes": _size(path),
         "num_gaussians": len(gaussians),
         "sh_degree": gaussians.sh_degree,
@@ -105,7 +92,7 @@ def describe_file(path: Path | str) -> dict[str, Any]:
         "bounds_min": finite.min(axis=0).tolist() if len(finite) else None,
         "bounds_max": finite.max(axis=0).tolist() if len(finite) else None,
     }
-    if _is_sog(path):
+    if form.name == "sog":
         meta = read_sog_meta(path)
         shN = meta.get("shN") or {}
         described["format"] = f"sog v{meta.get('version', 1)}"
@@ -113,10 +100,6 @@ def describe_file(path: Path | str) -> dict[str, Any]:
         described["palette_size"] = shN.get("count", 0)
     described["bytes_per_gaussian"] = round(described["bytes"] / max(len(gaussians), 1), 2)
     return described
-
-
-def _is_sog(path: Path) -> bool:
-    return path.is_dir() or path.name == META or path.suffix.lower() in (".sog", ".zip")
 
 
 def _size(path: Path) -> int:

@@ -103,10 +103,7 @@ def canonical_rotations(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarr
 def pack_quats(quats: np.ndarray) -> np.ndarray:
     """[N, 4] uint8 "smallest three" of unit quaternions: three components, then 252 + the largest's
     index in (w, x, y, z)."""
-    largest = np.abs(quats).argmax(axis=1)
-    sign = np.where(np.take_along_axis(quats, largest[:, None], axis=1) < 0, -1.0, 1.0)
-    others = _OTHERS[largest]
-    small = np.take_along_axis(quats, others, axis=1) * sign
+    largest, small = smallest_three(quats)
     out = np.empty((len(quats), 4), np.uint8)
     out[:, :3] = np.clip(np.rint((small * np.sqrt(0.5) + 0.5) * 255), 0, 255)
     out[:, 3] = 252 + largest
@@ -118,12 +115,26 @@ def unpack_quats(packed: np.ndarray) -> np.ndarray:
     small = (packed[:, :3].astype(np.float64) / 255 - 0.5) * np.sqrt(2)
     known = packed[:, 3] >= 252
     largest = np.where(known, packed[:, 3].astype(np.int64) - 252, 0)
-    quats = np.empty((len(packed), 4))
+    quats = from_smallest_three(largest, small)
+    quats[~known] = (1, 0, 0, 0)
+    return quats.astype(np.float32)
+
+
+def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The index [N] of the largest component of unit quaternions [N, 4], and the others [N, 3] in
+    their order, with the sign that makes the largest positive."""
+    largest = np.abs(quats).argmax(axis=1)
+    sign = np.where(np.take_along_axis(quats, largest[:, None], axis=1) < 0, -1.0, 1.0)
+    return largest, np.take_along_axis(quats, _OTHERS[largest], axis=1) * sign
+
+
+def from_smallest_three(largest: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """[N, 4] float64, the inverse of `smallest_three`."""
+    quats = np.empty((len(small), 4))
     np.put_along_axis(quats, _OTHERS[largest], small, axis=1)
     rest = np.sqrt(np.maximum(0.0, 1 - (small**2).sum(axis=1)))
     np.put_along_axis(quats, largest[:, None], rest[:, None], axis=1)
-    quats[~known] = (1, 0, 0, 0)
-    return quats.astype(np.float32)
+    return quats
 
 
 _OTHERS = np.array([[j for j in range(4) if j != i] for i in range(4)])

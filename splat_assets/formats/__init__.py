@@ -1,0 +1,1 @@
+"""Splat files of other tools, read and written; and what people do to splats between formats."""

@@ -1,0 +1,74 @@
+"""`convert`: splat files in, one splat file out, in any two formats, with edits on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from splat_assets.formats.edit import Edit, apply
+from splat_assets.formats.merge import merge
+from splat_assets.formats.registry import read_splat, writable_format, write_splat
+from splat_assets.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was read, what became of it, and what was written."""
+
+    format: str
+    num_read: int
+    num_gaussians: int
+    sh_degree: int
+    bytes: int
+    seconds: float
+    dropped: dict[str, int]  # why: how many
+    notes: tuple[str, ...]  # what the format could not hold
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "notes": list(self.notes)}
+
+
+def convert(
+    sources: Sequence[Path | str],
+    target: Path | str,
+    edit: Edit | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Read, merge, edit, and write atomically in the format that the ending of `target` names.
+
+    Raises `UserError` when a source cannot be read, an edit is impossible or leaves nothing, or
+    the ending names no format that is written.
+    """
+    progress = progress or silent()
+    target = Path(target)
+    found = writable_format(target)  # before any work is done
+    began = time.perf_counter()
+    splats = []
+    for number, source in enumerate(sources):
+        progress.update(0.3 * number / len(sources), f"Reading {Path(source).name}")
+        splats.append(read_splat(source))
+    whole = merge(splats)
+    progress.update(0.3, "Editing")
+    edited = apply(whole, edit or Edit(), progress.span(0.3, 0.6))
+    kept = edited.gaussians
+    notes = []
+    if kept.sh_degree and not found.keeps_sh:
+        notes.append(f"{found.name} holds no view-dependent colour; it was left out")
+    if kept.antialiased and found.name in ("splat", "glb"):
+        notes.append(f"{found.name} cannot say that the splat is antialiased")
+    progress.update(0.6, f"Writing {target.name}")
+    write_splat(target, kept, progress.span(0.6, 1.0))
+    return Conversion(
+        format=found.name,
+        num_read=len(whole),
+        num_gaussians=len(kept),
+        sh_degree=kept.sh_degree if found.keeps_sh else 0,
+        bytes=target.stat().st_size,
+        seconds=round(time.perf_counter() - began, 2),
+        dropped=edited.dropped,
+        notes=tuple(notes),
+    )
