@@ -40,7 +40,8 @@ load_from:
   - python_module: {module_name: splat_assets.definitions, location_name: splat_assets}
 """
 PARTITIONS = "dataset"
-PROCESS_TAG = "splat/process"  # host:pid:start of the terminal that executes a run
+# host:pid:start of the terminal that executes a run; the UI hides tags with this prefix
+PROCESS_TAG = ".dagster/splat_process"
 REPOSITORY_TAG = ".dagster/repository"  # the UI lists runs of a code location by this
 LOCATION = "__repository__@splat_assets"
 STOPPED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)

@@ -65,12 +65,13 @@ SPECS: dict[str, list[dg.AssetCheckSpec]] = {
 
 
 def evaluate(outcome: StageOutcome, spec: DatasetSpec) -> list[dg.AssetCheckResult]:
-    """All gates of the outcome's asset. A stage that was skipped passes: it made nothing."""
+    """All gates of the outcome's asset. A stage that was skipped passes: it made nothing.
+
+    The UI shows a check's latest result whatever its partition, so each names its dataset.
+    """
     if outcome.artifact.skipped:
         return [
-            dg.AssetCheckResult(
-                passed=True, check_name=check.name, description=outcome.artifact.skipped
-            )
+            _result(spec, check.name, True, outcome.artifact.skipped, "")
             for check in SPECS.get(outcome.asset, ())
         ]
     gates = {
@@ -86,6 +87,7 @@ def evaluate(outcome: StageOutcome, spec: DatasetSpec) -> list[dg.AssetCheckResu
 def _frames(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetCheckResult]:
     found = int(summary["num_frames"])
     yield _result(
+        spec,
         "enough_sharp_frames",
         found >= MIN_FRAMES,
         f"{found} frames are left of {summary.get('num_seen', found)}.",
@@ -100,6 +102,7 @@ def _frames(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetCheckResult]:
 def _camera_poses(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetCheckResult]:
     ratio = float(summary["registered_ratio"])
     yield _result(
+        spec,
         "enough_registered",
         ratio >= MIN_REGISTERED_RATIO,
         f"{summary['num_registered']} of {summary['num_frames']} frames have a pose ({ratio:.0%}).",
@@ -110,9 +113,10 @@ def _camera_poses(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetCheckRes
     )
     error = summary.get("reprojection_error_px")
     if error is None or error != error:
-        yield _result("reprojection_error", True, "The poses came with the source.", "")
+        yield _result(spec, "reprojection_error", True, "The poses came with the source.", "")
         return
     yield _result(
+        spec,
         "reprojection_error",
         float(error) <= MAX_REPROJECTION_PX,
         f"Points are off by {float(error):.2f} px on average.",
@@ -127,9 +131,10 @@ def _trained_splat(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetCheckRe
     floor = PRESETS[spec.preset].min_psnr_db
     psnr = summary.get("psnr_db")
     if psnr is None:
-        yield _result("held_out_psnr", True, "No view was held out, so none is compared.", "")
+        yield _result(spec, "held_out_psnr", True, "No view was held out, so none is compared.", "")
         return
     yield _result(
+        spec,
         "held_out_psnr",
         float(psnr) >= floor,
         f"Held-out views reach {float(psnr):.1f} dB; preset {spec.preset!r} promises {floor} dB.",
@@ -146,6 +151,7 @@ def _compressed_splat(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetChec
     faithful = summary.get("psnr_vs_splat_db")
     if loss is not None:
         yield _result(
+            spec,
             "quality_kept",
             float(loss) <= MAX_PSNR_LOSS_DB,
             f"The compressed splat loses {float(loss):.2f} dB against the photos.",
@@ -155,6 +161,7 @@ def _compressed_splat(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetChec
         )
     elif faithful is not None:
         yield _result(
+            spec,
             "quality_kept",
             float(faithful) >= MIN_PSNR_VS_SPLAT_DB,
             f"Compressed and original renders agree to {float(faithful):.1f} dB.",
@@ -163,9 +170,12 @@ def _compressed_splat(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetChec
             wanted=f"at least {MIN_PSNR_VS_SPLAT_DB}",
         )
     else:
-        yield _result("quality_kept", True, "The file decodes; there is no view to compare.", "")
+        yield _result(
+            spec, "quality_kept", True, "The file decodes; there is no view to compare.", ""
+        )
     ratio = float(summary["ratio"])
     yield _result(
+        spec,
         "compression_ratio",
         ratio >= MIN_RATIO,
         f"{ratio:.1f} times smaller than the PLY.",
@@ -178,6 +188,7 @@ def _compressed_splat(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetChec
 
 
 def _result(
+    spec: DatasetSpec,
     name: str,
     passed: bool,
     found: str,
@@ -191,5 +202,5 @@ def _result(
         check_name=name,
         severity=severity,
         description=found if passed else f"{found} {advice}",
-        metadata=figures,
+        metadata={"dataset": spec.name, **figures},
     )
