@@ -23,7 +23,7 @@ import torch
 
 from splat_assets.rendering.cpu import team as team_module
 from splat_assets.rendering.cpu.draw import Frame, Splats, draw
-from splat_assets.rendering.l1_ssim import l1_ssim, target_moments
+from splat_assets.rendering.l1_ssim import l1_ssim
 from splat_assets.rendering.rasterize import rasterize
 
 # Gaussians, width, height, median standard deviation, repeats
@@ -83,7 +83,6 @@ def measure(name: str, watch: Stopwatch) -> dict[str, Any]:
     pairs = count_pairs(scene, width, height)
     leaves = [scene[key].requires_grad_() for key in list(scene)[:5]]
     target = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(1))
-    moments = target_moments(target)
     laps: dict[str, list[tuple[float, float]]] = {}
 
     def lap(what: str, since: tuple[float, float]) -> tuple[float, float]:
@@ -101,7 +100,7 @@ def measure(name: str, watch: Stopwatch) -> dict[str, Any]:
         image, _, _ = rasterize(**scene, width=width, height=height, sh_degree=3)
         since = lap("forward", since)
         seen = image[0].detach().requires_grad_()
-        l1_ssim(seen, target, moments=moments).backward()
+        l1_ssim(seen, target).backward()
         after_loss = lap("loss", since)
         assert seen.grad is not None
         image.backward(seen.grad[None])

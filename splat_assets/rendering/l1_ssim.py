@@ -8,7 +8,6 @@ of numba kernels; CUDA tensors go through torch (or `fused_ssim`, when it is imp
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from splat_assets.rendering.cpu import windows
+from splat_assets.rendering.cpu.buffers import zeros
 from splat_assets.rendering.cpu.team import team
 
 _TAPS = windows.window_taps()
@@ -24,26 +24,11 @@ _EMPTY = np.empty(0, np.float32)
 _workspace = threading.local()
 
 
-@dataclass(frozen=True)
-class TargetMoments:
-    """What SSIM needs to know of a target (already times its mask), kept between calls."""
-
-    mean: np.ndarray
-    variance: np.ndarray
-    stride: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.mean.nbytes + self.variance.nbytes
-
-
 def l1_ssim(
     image: Tensor,
     target: Tensor,
     mask: Tensor | None = None,
     lambda_ssim: float = 0.2,
-    *,
-    moments: TargetMoments | None = None,
 ) -> Tensor:
     """(1 - λ) · mean |image - target| + λ · (1 - SSIM), a scalar.
 
@@ -52,17 +37,15 @@ def l1_ssim(
         target: [H, W, 3] float32; no gradient.
         mask: [H, W] float weights in 0..1, or bool; where 0 the pixel does not count. Both images
             are multiplied by it before SSIM, and a window counts as much as its centre pixel.
-        moments: `target_moments(target, mask)`, to spare their computation when a target comes
-            again (24 bytes a pixel). CPU only.
     """
     if image.is_cuda:
         return _l1_ssim_torch(image, target, mask, lambda_ssim)
     if mask is not None:
         weight = mask.to(image.dtype)
         return _L1SSIM.apply(
-            image * weight[..., None], target * weight[..., None], weight, lambda_ssim, moments
+            image * weight[..., None], target * weight[..., None], weight, lambda_ssim
         )
-    return _L1SSIM.apply(image, target, None, lambda_ssim, moments)
+    return _L1SSIM.apply(image, target, None, lambda_ssim)
 
 
 def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -74,16 +57,8 @@ def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         image, target = image * mask[..., None], target * mask[..., None]
     if image.is_cuda:
         return _ssim_torch(image, target, mask)
-    value, _ = _ssim(_flat(image), _flat(target), _numpy(mask), image.shape, None, False)
+    value, _ = _ssim(_flat(image), _flat(target), _numpy(mask), image.shape, False)
     return torch.tensor(value, dtype=torch.float32)
-
-
-def target_moments(target: Tensor, mask: Tensor | None = None) -> TargetMoments:
-    """Window means and variances of a target [H, W, 3], for `l1_ssim(moments=…)`."""
-    _check(target, target, True)
-    if mask is not None:
-        target = target * mask.to(target.dtype)[..., None]
-    return _moments(_flat(target), target.shape[0], target.shape[1])
 
 
 class _L1SSIM(torch.autograd.Function):
@@ -94,7 +69,6 @@ class _L1SSIM(torch.autograd.Function):
         target: Tensor,
         mask: Tensor | None,
         lambda_ssim: float,
-        moments: TargetMoments | None,
     ) -> Tensor:
         _check(image, target, lambda_ssim > 0)
         height, width = image.shape[:2]
@@ -102,7 +76,7 @@ class _L1SSIM(torch.autograd.Function):
         similarity, planes = 0.0, _EMPTY
         weights = _numpy(mask)
         if lambda_ssim > 0:
-            similarity, planes = _ssim(x, y, weights, image.shape, moments, True)
+            similarity, planes = _ssim(x, y, weights, image.shape, True)
         pixels = height * width if weights is None else float(weights.sum(dtype=np.float64))
         scale_l1 = (1 - lambda_ssim) / max(3 * pixels, 1.0)
         gradient = torch.empty(height, width, 3)
@@ -121,7 +95,8 @@ class _L1SSIM(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, v_loss: Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * v_loss, None, None, None, None
+        # the end of most graphs: nothing to scale
+        return gradient if float(v_loss) == 1.0 else gradient * v_loss, None, None, None
 
 
 def _ssim(
@@ -129,42 +104,29 @@ def _ssim(
     y: np.ndarray,
     mask: np.ndarray | None,
     shape: torch.Size,
-    moments: TargetMoments | None,
     with_planes: bool,
 ) -> tuple[float, np.ndarray]:
     """Mean SSIM and, if asked for, its derivatives by window (zero margins around them)."""
     height, width = shape[:2]
-    moments = moments or _moments(y, height, width)
     inner = 3 * (width - 10)
+    stride = (inner + 15) // 16 * 16
     if mask is None:
-        weights, step = np.zeros(moments.stride, np.float32), 0
+        weights, step = np.zeros(stride, np.float32), 0
         weights[:inner] = 1.0 / (inner * (height - 10))
     else:
         centres = mask[5:-5, 5:-5]
-        weights = np.zeros((height - 10, moments.stride), np.float32)
+        weights = np.zeros((height - 10, stride), np.float32)
         weights[:, :inner] = np.repeat(centres, 3, axis=1)
         weights /= max(3 * float(centres.sum(dtype=np.float64)), 1e-12)
-        weights, step = weights.reshape(-1), moments.stride
+        weights, step = weights.reshape(-1), stride
     planes = _planes(height, width) if with_planes else _EMPTY
     sums = np.empty(height - 10, np.float64)
     team().run(
         -(-(height - 10) // windows.ROWS), windows.ssim_map, _TAPS, x, y, height, width,
-        moments.mean, moments.variance, moments.stride, weights, step, planes, _scratches(width),
-        sums,
+        weights, step, planes, _scratches(width), sums,
     )  # fmt: skip
     # without a single window that counts nothing differs
     return float(sums.sum()) if weights.any() else 1.0, planes
-
-
-def _moments(y: np.ndarray, height: int, width: int) -> TargetMoments:
-    stride = (3 * (width - 10) + 15) // 16 * 16
-    mean = np.empty((height - 10) * stride, np.float32)
-    variance = np.empty_like(mean)
-    team().run(
-        -(-(height - 10) // windows.ROWS), windows.target_moments, _TAPS, y, height, width, mean,
-        variance, stride, _scratches(width),
-    )  # fmt: skip
-    return TargetMoments(mean, variance, stride)
 
 
 def _planes(height: int, width: int) -> np.ndarray:
@@ -178,7 +140,7 @@ def _planes(height: int, width: int) -> np.ndarray:
 
 def _scratches(width: int) -> np.ndarray:
     size = (3 * width + 47) // 16 * 16
-    return np.zeros((team().threads, 3 * size + 64), np.float32)
+    return zeros((team().threads, 4 * size + 64), np.float32)
 
 
 def _flat(image: Tensor) -> np.ndarray:

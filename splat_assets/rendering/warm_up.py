@@ -13,7 +13,7 @@ def warm_up() -> None:
     """Run every kernel once on a toy scene; later processes load the result from numba's cache."""
     import torch
 
-    from splat_assets.rendering.l1_ssim import l1_ssim, target_moments
+    from splat_assets.rendering.l1_ssim import l1_ssim
     from splat_assets.rendering.rasterize import rasterize
 
     means = torch.tensor([[0.0, 0.0, 2.0], [0.1, 0.0, 3.0]], requires_grad=True)
@@ -30,7 +30,7 @@ def warm_up() -> None:
         16,
         sh_degree=3,
     )
-    l1_ssim(image[0], target, moments=target_moments(target)).backward()
+    l1_ssim(image[0], target).backward()
 
 
 def warm_up_in_background() -> threading.Thread:

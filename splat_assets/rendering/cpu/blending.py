@@ -40,6 +40,7 @@ from splat_assets.rendering.cpu.simd import (
     spans_to_bits,
     square_root,
     store,
+    write,
 )
 
 BLOCKS = 64  # of a tile
@@ -117,10 +118,13 @@ def blend(  # type: ignore[no-untyped-def]
     tiles = len(starts) - 1
     scratch = scratches[fetch_add(counter, 1, 1)]
     none = fill(np.float32(0.0))
+    unit = fill(np.float32(1.0))
     threshold = fill(np.float32(1.0 / 255.0))
     ceiling = fill(np.float32(0.999))
     least = fill(np.float32(1e-4))
     floor = fill(np.float32(-64.0))
+    red_behind, green_behind = fill(background[0]), fill(background[1])
+    blue_behind = fill(background[2])
     while True:
         tile = fetch_add(counter, 0, 1)
         if tile >= tiles:
@@ -134,18 +138,27 @@ def blend(  # type: ignore[no-untyped-def]
             left, top = x0 + (block & 7) * 4, y0 + (block >> 3) * 4
             if left < width and top < height:
                 alive |= ONE << np.uint64(block)
-            for lane in range(16):
-                inside = left + (lane & 3) < width and top + (lane >> 2) < height
-                scratch[at + lane] = 1.0 if inside else -1.0
+            store(scratch, at, unit)
+            if left + 4 > width or top + 4 > height:
+                for lane in range(16):
+                    if left + (lane & 3) >= width or top + (lane >> 2) >= height:
+                        write(scratch, at + lane, np.float32(-1.0))
         tile_x, tile_y = np.float32(x0), np.float32(y0)
-        for entry in range(starts[tile], starts[tile + 1]):
+        first, end = starts[tile], starts[tile + 1]
+        # the blocks of the next Gaussian are found while those of this one are blended
+        coming = np.uint64(0)
+        if first < end:
+            coming = _touched(rows, np.int64(entries[first]) * ROW, tile_x, tile_y, tables)
+        for entry in range(first, end):
             if alive == 0:
                 if save:
                     masks[entry] = 0
                     continue
                 break
             r = np.int64(entries[entry]) * ROW
-            bits = _touched(rows, r, tile_x, tile_y, tables) & alive
+            bits = coming & alive
+            following = np.int64(entries[min(entry + 1, end - 1)]) * ROW
+            coming = _touched(rows, following, tile_x, tile_y, tables)
             used = np.uint64(0)
             slope, wide, tall = (
                 fill(read(rows, r + 2)),
@@ -187,21 +200,32 @@ def blend(  # type: ignore[no-untyped-def]
                     alive &= ~(ONE << np.uint64(block))
             if save:
                 masks[entry] = used
-        for y in range(y0, min(y0 + TILE, height)):
-            for x in range(x0, min(x0 + TILE, width)):
-                at = (((y - y0) >> 2) * 8 + ((x - x0) >> 2)) * FORWARD_STRIDE
-                at += ((y & 3) << 2) + (x & 3)
-                pixel = y * width + x
-                T1 = abs(scratch[at])
-                alphas[pixel] = np.float32(1.0) - T1
-                out = pixel * channels
-                if colour_at >= 0:
-                    image[out] = scratch[at + 16] + T1 * background[0]
-                    image[out + 1] = scratch[at + 32] + T1 * background[1]
-                    image[out + 2] = scratch[at + 48] + T1 * background[2]
-                if depth_at >= 0:
-                    image[out + depth_at] = scratch[at + 64]
-                    alphas[pixel] = min(scratch[at + 80], np.float32(1.0))
+        for block in range(BLOCKS):
+            at = block * FORWARD_STRIDE
+            left, top = x0 + (block & 7) * 4, y0 + (block >> 3) * 4
+            if left >= width or top >= height:
+                continue
+            rest = absolute(load(scratch, at))
+            store(scratch, at, unit - rest)
+            store(scratch, at + 16, fma(rest, red_behind, load(scratch, at + 16)))
+            store(scratch, at + 32, fma(rest, green_behind, load(scratch, at + 32)))
+            store(scratch, at + 48, fma(rest, blue_behind, load(scratch, at + 48)))
+            if depth_at >= 0:
+                store(scratch, at, smaller(load(scratch, at + 80), unit))
+            for y in range(min(4, height - top)):
+                pixel = (top + y) * width + left
+                source = at + 4 * y
+                for _ in range(min(4, width - left)):
+                    write(alphas, pixel, read(scratch, source))
+                    out = pixel * channels
+                    if colour_at >= 0:
+                        write(image, out, read(scratch, source + 16))
+                        write(image, out + 1, read(scratch, source + 32))
+                        write(image, out + 2, read(scratch, source + 48))
+                    if depth_at >= 0:
+                        write(image, out + depth_at, read(scratch, source + 64))
+                    pixel += 1
+                    source += 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -231,26 +255,31 @@ def blend_backward(  # type: ignore[no-untyped-def]
             store(scratch, at, none - unit)
             for plane in range(1, 6):
                 store(scratch, at + 16 * plane, none)
-        for y in range(y0, min(y0 + TILE, height)):
-            for x in range(x0, min(x0 + TILE, width)):
-                at = (((y - y0) >> 2) * 8 + ((x - x0) >> 2)) * BACKWARD_STRIDE
-                at += ((y & 3) << 2) + (x & 3)
-                pixel = y * width + x
-                source = pixel * channels
-                rest = np.float32(0.0)
-                scratch[at] = 1.0
-                if colour_at >= 0:
-                    for c in range(3):
-                        g = v_image[source + c]
-                        scratch[at + 32 + 16 * c] = g
-                        rest += g * image[source + c]
-                if depth_at >= 0:
-                    g = v_image[source + depth_at]
-                    scratch[at + 80] = g
-                    rest += g * image[source + depth_at]
-                if with_alpha:
-                    rest -= (np.float32(1.0) - alphas[pixel]) * v_alphas[pixel]
-                scratch[at + 16] = rest
+            left, top = x0 + (block & 7) * 4, y0 + (block >> 3) * 4
+            for y in range(max(0, min(4, height - top))):
+                pixel = (top + y) * width + left
+                to = at + 4 * y
+                for _ in range(max(0, min(4, width - left))):
+                    source = pixel * channels
+                    rest = np.float32(0.0)
+                    write(scratch, to, np.float32(1.0))
+                    if colour_at >= 0:
+                        red, green = read(v_image, source), read(v_image, source + 1)
+                        blue = read(v_image, source + 2)
+                        write(scratch, to + 32, red)
+                        write(scratch, to + 48, green)
+                        write(scratch, to + 64, blue)
+                        rest += red * read(image, source) + green * read(image, source + 1)
+                        rest += blue * read(image, source + 2)
+                    if depth_at >= 0:
+                        g = read(v_image, source + depth_at)
+                        write(scratch, to + 80, g)
+                        rest += g * read(image, source + depth_at)
+                    if with_alpha:
+                        rest -= (np.float32(1.0) - read(alphas, pixel)) * read(v_alphas, pixel)
+                    write(scratch, to + 16, rest)
+                    pixel += 1
+                    to += 1
         for entry in range(starts[tile], starts[tile + 1]):
             bits = masks[entry]
             to = np.int64(slots[entry]) * ROW

@@ -31,14 +31,17 @@ class _Buffer:
         self.skip = -self.memory.ctypes.data % 64
         self.last_use = 0
 
+    def view(self, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
+        return np.ndarray(shape, dtype, self.memory, self.skip)
+
 
 def take(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
-    """A C-contiguous array with arbitrary contents; a large one begins on a cache line."""
+    """A C-contiguous array with arbitrary contents that begins on a cache line."""
     global _requests
     count = math.prod(shape) if isinstance(shape, tuple) else shape
     needed = count * np.dtype(dtype).itemsize
     if needed < _SMALL:
-        return np.empty(shape, dtype)
+        return _Buffer(needed).view(shape, dtype)
     size = _size_class(needed)
     with _lock:
         _requests += 1
@@ -52,7 +55,7 @@ def take(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
             buffer = _Buffer(size)
             known.append(buffer)
         buffer.last_use = _requests
-        return np.ndarray(shape, dtype, buffer.memory, buffer.skip)
+        return buffer.view(shape, dtype)
 
 
 def zeros(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:

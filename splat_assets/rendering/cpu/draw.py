@@ -136,33 +136,31 @@ def draw(
     width, height = frame.width, frame.height
     camera = camera_record(viewmat, K, frame)
     rows = take(count * projection.ROW, np.float32)
-    keys = take(count, np.uint64)
+    depths, order = take(count, np.uint32), take(count, np.int32)
     corners, spans = take(count, np.int32), take(count, np.uint64)
     offsets = take(count + 1, np.int64)
     radii = take((count, 2), np.int32)
     crew.run(
         -(-count // projection.TASK), projection.project, *splats.arguments(), camera, width,
-        height, frame.antialiased, rows, keys, corners, spans, offsets, radii,
+        height, frame.antialiased, rows, depths, corners, spans, offsets, radii,
     )  # fmt: skip
-    keys.sort()
-    keys = keys[: int(np.searchsorted(keys, projection.HIDDEN))]
     # from numbers of tiles, kept one place to the right, to the first slot of every Gaussian
     offsets[0] = 0
-    np.cumsum(offsets, out=offsets)
+    order = order[: tiles.depth_order(depths, offsets, order, take((2, count), np.uint64))]
 
     side = projection.TILE
     tile_count = -(-width // side) * -(-height // side)
-    chunks = max(1, min(_MAX_CHUNKS, len(keys) // _CHUNK))
+    chunks = max(1, min(_MAX_CHUNKS, len(order) // _CHUNK))
     histogram = np.empty((chunks, tile_count), np.int64)
     starts = np.empty(tile_count + 1, np.int64)
     total = int(offsets[-1])
     entries, slots = take(total, np.int32), take(total, np.int32)
     crew.run(
-        chunks, tiles.count_tiles, keys, chunks, corners, spans, rows, width, height, histogram
+        chunks, tiles.count_tiles, order, chunks, corners, spans, rows, width, height, histogram
     )
     tiles.place_chunks(histogram, starts)
     crew.run(
-        chunks, tiles.fill_tiles, keys, chunks, corners, spans, rows, width, height, histogram,
+        chunks, tiles.fill_tiles, order, chunks, corners, spans, rows, width, height, histogram,
         offsets, entries, slots,
     )  # fmt: skip
 
@@ -206,7 +204,7 @@ def draw_backward(
         tasks, projection_backward.project_backward, *splats.arguments(), drawn.camera,
         frame.antialiased, drawn.rows, drawn.offsets, sums, absgrad, first, into.means,
         into.quats, into.scales, into.opacities, v_colors[0], v_colors[-1], v_camera,
-        into.means2d[index],
+        into.means2d[index].reshape(-1),
     )  # fmt: skip
     summed = v_camera.sum(axis=0)
     v_view = into.viewmats[index]

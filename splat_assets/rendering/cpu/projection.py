@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 
 from splat_assets.rendering.cpu.harmonics import RELAXED, sh_basis
-from splat_assets.rendering.cpu.simd import fetch_add
+from splat_assets.rendering.cpu.simd import fetch_add, read
 
 # One row of 16 float32 (a cache line) per Gaussian and camera:
 #   0 mean x   1 mean y   2 k   3 A   4 B   5 lo = log2(opacity)   6 lo + log2(255), widened a hair
@@ -33,7 +33,7 @@ from splat_assets.rendering.cpu.simd import fetch_add
 ROW = 16
 TASK = 256  # Gaussians a task; fixed, so that sums over a task do not depend on threads
 TILE = 32  # pixels; the kernels rely on 8 × 8 blocks of 4 × 4
-HIDDEN = np.uint64(0xFFFFFFFFFFFFFFFF)  # sort key of a Gaussian that is not visible
+HIDDEN = np.uint32(0xFFFFFFFF)  # depth of a Gaussian that is not visible
 LARGE = np.uint64(0)  # span of a Gaussian that reaches over more than 8 × 8 tiles
 ONE = np.uint64(1)
 
@@ -77,12 +77,12 @@ def tile_rect(rows, r, tiles_x, tiles_y):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=RELAXED)
 def project(  # type: ignore[no-untyped-def]
     counter, means, quats, scales, opacities, sh0, stride0, shN, strideN, offsetN, degree, camera,
-    width, height, antialiased, rows, keys, corners, spans, offsets, radii,
+    width, height, antialiased, rows, depths, corners, spans, offsets, radii,
 ):  # fmt: skip
-    """Fill `rows`, `keys` of the depth order, `radii` and the tiles that Gaussians touch.
+    """Fill `rows`, `depths` (the bits of positive float32, uint32), `radii` and the touched tiles.
 
-    Those are bits 8·row + column of `spans`, relative to tile `corners`; their number is left at
-    place i + 1 of `offsets`.
+    The tiles are bits 8·row + column of `spans`, relative to tile `corners`; their number is left
+    at place i + 1 of `offsets`.
 
     All arrays are flat but `means` [N, 3], `quats`, `scales`, `radii` [N, 2]; `sh0` and `shN` hold
     coefficient c of Gaussian i at i·stride + c. degree < 0: `sh0` holds the colour itself.
@@ -102,7 +102,7 @@ def project(  # type: ignore[no-untyped-def]
         if begin >= count:
             break
         for i in range(begin, min(begin + TASK, count)):
-            keys[i] = HIDDEN
+            depths[i] = HIDDEN
             offsets[i + 1] = 0
             radii[i, 0] = 0
             radii[i, 1] = 0
@@ -207,8 +207,7 @@ def project(  # type: ignore[no-untyped-def]
             offsets[i + 1] = tiles
             radii[i, 0] = math.ceil(min(hx, 1e9))
             radii[i, 1] = math.ceil(min(hy, 1e9))
-            depth_bits = np.float32(z).view(np.uint32)
-            keys[i] = (np.uint64(depth_bits) << np.uint64(32)) | np.uint64(i)
+            depths[i] = np.float32(z).view(np.uint32)
             # colour
             at = i * stride0
             if degree < 0:
@@ -226,9 +225,9 @@ def project(  # type: ignore[no-untyped-def]
                 sh_basis(dx * inverse, dy * inverse, dz * inverse, degree, basis)
                 at = i * strideN + offsetN
                 for k in range(bands):
-                    c0 += basis[k] * shN[at + 3 * k]
-                    c1 += basis[k] * shN[at + 3 * k + 1]
-                    c2 += basis[k] * shN[at + 3 * k + 2]
+                    c0 += basis[k] * read(shN, at + 3 * k)
+                    c1 += basis[k] * read(shN, at + 3 * k + 1)
+                    c2 += basis[k] * read(shN, at + 3 * k + 2)
             rows[r + 9] = max(c0, 0.0)
             rows[r + 10] = max(c1, 0.0)
             rows[r + 11] = max(c2, 0.0)

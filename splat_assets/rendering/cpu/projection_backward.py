@@ -13,7 +13,12 @@ from numba import njit
 
 from splat_assets.rendering.cpu.harmonics import RELAXED, sh_basis, sh_gradient
 from splat_assets.rendering.cpu.projection import ROW, TASK
-from splat_assets.rendering.cpu.simd import fetch_add
+from splat_assets.rendering.cpu.simd import fetch_add, fill, read, store, write
+
+
+@njit(inline="always")
+def add_to(array, index, value):  # type: ignore[no-untyped-def]
+    write(array, index, np.float32(read(array, index) + value))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=RELAXED)
@@ -37,6 +42,7 @@ def project_backward(  # type: ignore[no-untyped-def]
     fx, fy, eps2d = camera[15], camera[16], camera[25]
     bands = (degree + 1) * (degree + 1) - 1
     total = np.zeros(12, np.float64)
+    none = fill(np.float32(0.0))
     while True:
         task = fetch_add(counter, 0, 1)
         begin = task * TASK
@@ -46,8 +52,9 @@ def project_backward(  # type: ignore[no-untyped-def]
         gt0 = gt1 = gt2 = gc0 = gc1 = gc2 = 0.0
         for i in range(begin, min(begin + TASK, count)):
             slot, end = offsets[i], offsets[i + 1]
+            at = 4 * i
             for n in range(4):
-                v_means2d[i, n] = 0.0
+                write(v_means2d, at + n, np.float32(0.0))
             if first:
                 for n in range(3):
                     v_means[i, n] = 0.0
@@ -56,15 +63,20 @@ def project_backward(  # type: ignore[no-untyped-def]
                 for n in range(4):
                     v_quats[i, n] = 0.0
                 v_opacities[i] = 0.0
-                for n in range(i * strideN + offsetN, (i + 1) * strideN):
-                    v_shN[n] = 0.0
+                at, beyond = i * strideN + offsetN, (i + 1) * strideN
+                while at + 16 <= beyond:
+                    store(v_shN, at, none)
+                    at += 16
+                while at < beyond:
+                    write(v_shN, at, np.float32(0.0))
+                    at += 1
             if slot == end:
                 continue
             for k in range(12):
-                total[k] = sums[slot * ROW + k]
+                total[k] = read(sums, slot * ROW + k)
             for at in range(slot + 1, end):
                 for k in range(12):
-                    total[k] += sums[at * ROW + k]
+                    total[k] += read(sums, at * ROW + k)
             # ---- forward once more
             px, py, pz = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
             x = w00 * px + w01 * py + w02 * pz + camera[9]
@@ -117,11 +129,11 @@ def project_backward(  # type: ignore[no-untyped-def]
             slope = sxy * b
             d_mx = a * total[1]
             d_my = b * total[2] - slope * d_mx
-            v_means2d[i, 0] = d_mx
-            v_means2d[i, 1] = d_my
+            write(v_means2d, 4 * i, np.float32(d_mx))
+            write(v_means2d, 4 * i + 1, np.float32(d_my))
             if absgrad:
-                v_means2d[i, 2] = total[10]
-                v_means2d[i, 3] = total[11]
+                write(v_means2d, 4 * i + 2, np.float32(total[10]))
+                write(v_means2d, 4 * i + 3, np.float32(total[11]))
             d_a = -0.5 * total[3]
             d_b = -0.5 * total[5]
             d_k = a * total[4]
@@ -227,14 +239,11 @@ def project_backward(  # type: ignore[no-untyped-def]
                     sh_basis(dx, dy, dz, degree, basis)
                     at = i * strideN + offsetN
                     for n in range(bands):
-                        v_shN[at + 3 * n] += basis[n] * c0
-                        v_shN[at + 3 * n + 1] += basis[n] * c1
-                        v_shN[at + 3 * n + 2] += basis[n] * c2
-                        q[n] = (
-                            c0 * shN[at + 3 * n]
-                            + c1 * shN[at + 3 * n + 1]
-                            + c2 * shN[at + 3 * n + 2]
-                        )
+                        to = at + 3 * n
+                        add_to(v_shN, to, basis[n] * c0)
+                        add_to(v_shN, to + 1, basis[n] * c1)
+                        add_to(v_shN, to + 2, basis[n] * c2)
+                        q[n] = c0 * read(shN, to) + c1 * read(shN, to + 1) + c2 * read(shN, to + 2)
                     gx, gy, gz = sh_gradient(dx, dy, dz, degree, q)
                     along = gx * dx + gy * dy + gz * dz
                     gx = (gx - along * dx) * inverse

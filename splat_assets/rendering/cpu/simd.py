@@ -132,14 +132,14 @@ def read(typingctx, array, index):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def write(typingctx, address, index, value):  # type: ignore[no-untyped-def]
-    """Write one float32 at an address (int64) plus `index` numbers."""
+def write(typingctx, array, index, value):  # type: ignore[no-untyped-def]
+    """`array[index] = value` for float32, as `read`."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         builder.store(args[2], _element(context, builder, sig.args[0], args[0], args[1]))
         return context.get_dummy_value()
 
-    return types.void(address, types.int64, types.float32), codegen
+    return types.void(array, types.int64, types.float32), codegen
 
 
 @intrinsic

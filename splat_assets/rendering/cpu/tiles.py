@@ -1,4 +1,4 @@
-"""Which Gaussians touch which tile, in depth order: a stable counting sort.
+"""Which Gaussians touch which tile, in depth order: stable counting sorts.
 
 The Gaussians come in one total order (depth, then index; no ties), so every tile's list is the same
 however the work is divided. An entry also remembers its slot among the entries of its Gaussian,
@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from splat_assets.rendering.cpu.projection import (
+    HIDDEN,
     LARGE,
     ONE,
     ROW,
@@ -22,11 +23,66 @@ from splat_assets.rendering.cpu.simd import fetch_add, lowest_bit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def depth_order(depths, offsets, order, pairs):  # type: ignore[no-untyped-def]
+    """Sort the visible Gaussians by depth, then index, into `order` [N] int32; their number.
+
+    A radix sort, least digit first, of the bits in which the depths differ; `pairs` [2, N] uint64
+    is its room. Also turns the numbers of tiles in `offsets` into running sums.
+    """
+    low, high = HIDDEN, np.uint32(0)
+    total = np.int64(0)
+    for i in range(len(depths)):
+        total += offsets[i + 1]
+        offsets[i + 1] = total
+        depth = depths[i]
+        if depth != HIDDEN:
+            low = min(low, depth)
+            high = max(high, depth)
+    if high < low:
+        return 0
+    bits = 1
+    while (np.uint64(high - low) >> np.uint64(bits)) != 0:
+        bits += 1
+    passes = (bits + 10) // 11
+    digit = np.uint64((bits + passes - 1) // passes)
+    mask = (ONE << digit) - ONE
+    places = np.zeros((passes, np.int64(mask) + 1), np.uint32)
+    visible = 0
+    for i in range(len(depths)):
+        if depths[i] != HIDDEN:
+            depth = np.uint64(depths[i] - low)
+            pairs[0, visible] = (depth << np.uint64(32)) | np.uint64(i)
+            visible += 1
+            for k in range(passes):
+                places[k, (depth >> (np.uint64(k) * digit)) & mask] += np.uint32(1)
+    source = 0
+    for k in range(passes):
+        position = np.uint32(0)
+        for value in range(places.shape[1]):
+            amount = places[k, value]
+            places[k, value] = position
+            position += amount
+        shift = np.uint64(32) + np.uint64(k) * digit
+        last = k == passes - 1
+        for rank in range(visible):
+            pair = pairs[source, rank]
+            value = (pair >> shift) & mask
+            position = places[k, value]
+            places[k, value] = position + np.uint32(1)
+            if last:
+                order[position] = np.int32(pair & np.uint64(0xFFFFFFFF))
+            else:
+                pairs[1 - source, position] = pair
+        source = 1 - source
+    return visible
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def count_tiles(  # type: ignore[no-untyped-def]
-    counter, keys, chunks, corners, spans, rows, width, height, histogram
+    counter, order, chunks, corners, spans, rows, width, height, histogram
 ):
     """`histogram` [chunks, tiles] int64: how many of the Gaussians of a chunk of the depth order
-    touch each tile. `keys` are those of visible Gaussians, sorted."""
+    touch each tile. `order` are the visible Gaussians, sorted."""
     tiles_x = (width + TILE - 1) // TILE
     tiles_y = (height + TILE - 1) // TILE
     while True:
@@ -34,8 +90,8 @@ def count_tiles(  # type: ignore[no-untyped-def]
         if chunk >= chunks:
             break
         histogram[chunk, :] = 0
-        for rank in range(len(keys) * chunk // chunks, len(keys) * (chunk + 1) // chunks):
-            gaussian = np.int64(keys[rank] & np.uint64(0xFFFFFFFF))
+        for rank in range(len(order) * chunk // chunks, len(order) * (chunk + 1) // chunks):
+            gaussian = np.int64(order[rank])
             span = spans[gaussian]
             if span != LARGE:
                 corner = corners[gaussian]
@@ -68,7 +124,7 @@ def place_chunks(histogram, starts):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def fill_tiles(  # type: ignore[no-untyped-def]
-    counter, keys, chunks, corners, spans, rows, width, height, histogram, offsets, entries, slots
+    counter, order, chunks, corners, spans, rows, width, height, histogram, offsets, entries, slots
 ):
     """`entries`: the Gaussians of every tile; `slots`: the place of each entry in the numbering of
     `offsets` (Gaussian by Gaussian). `histogram` is used up."""
@@ -78,8 +134,8 @@ def fill_tiles(  # type: ignore[no-untyped-def]
         chunk = fetch_add(counter, 0, 1)
         if chunk >= chunks:
             break
-        for rank in range(len(keys) * chunk // chunks, len(keys) * (chunk + 1) // chunks):
-            gaussian = np.int64(keys[rank] & np.uint64(0xFFFFFFFF))
+        for rank in range(len(order) * chunk // chunks, len(order) * (chunk + 1) // chunks):
+            gaussian = np.int64(order[rank])
             slot = offsets[gaussian]
             span = spans[gaussian]
             if span != LARGE:

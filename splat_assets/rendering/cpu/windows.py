@@ -35,47 +35,11 @@ def window_taps() -> np.ndarray:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def target_moments(  # type: ignore[no-untyped-def]
-    counter, taps, target, height, width, mean, variance, stride, scratches
-):
-    """Window means (of target - 0.5) and variances, [height - 10, stride] each, flat."""
-    scratch = scratches[fetch_add(counter, 1, 1)]
-    row_size = 3 * width
-    size = (row_size + 47) // 16 * 16
-    half = fill(np.float32(0.5))
-    none = fill(np.float32(0.0))
-    while True:
-        begin = fetch_add(counter, 0, 1) * ROWS
-        if begin >= height - 10:
-            break
-        for y in range(begin, min(begin + ROWS, height - 10)):
-            for chunk in range(0, row_size, 16):
-                at = min(chunk, row_size - 16)
-                first = second = none
-                for k in range(TAPS):
-                    tap = fill(taps[k])
-                    value = load(target, (y + k) * row_size + at) - half
-                    weighted = tap * value
-                    first = first + weighted
-                    second = fma(weighted, value, second)
-                store(scratch, at, first)
-                store(scratch, size + at, second)
-            for at in range(0, row_size - 30, 16):
-                first = second = none
-                for k in range(TAPS):
-                    tap = fill(taps[k])
-                    first = fma(tap, load(scratch, at + 3 * k), first)
-                    second = fma(tap, load(scratch, size + at + 3 * k), second)
-                store(mean, y * stride + at, first)
-                store(variance, y * stride + at, fnma(first, first, second))
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def ssim_map(  # type: ignore[no-untyped-def]
-    counter, taps, image, target, height, width, mean, variance, stride, weights, weight_step,
-    planes, scratches, sums,
+    counter, taps, image, target, height, width, weights, weight_step, planes, scratches, sums,
 ):  # fmt: skip
-    """`sums` [height - 10] float64: the weighted SSIM of every row of windows.
+    """`sums` [height - 10] float64: the weighted SSIM of every row of windows. (The two mean
+    squares only ever appear as their sum.)
 
     `weights` is one row for all windows (weight_step 0) or one a row of windows, zero beyond the
     last window. When `planes` is not empty, its three planes of rows [height + 10, 3 width + 46]
@@ -97,32 +61,34 @@ def ssim_map(  # type: ignore[no-untyped-def]
         for y in range(begin, min(begin + ROWS, height - 10)):
             for chunk in range(0, row_size, 16):
                 at = min(chunk, row_size - 16)
-                first = second = cross = none
+                first = other_first = squares = cross = none
                 for k in range(TAPS):
                     tap = fill(taps[k])
                     value = load(image, (y + k) * row_size + at) - half
                     other = load(target, (y + k) * row_size + at) - half
-                    weighted = tap * value
+                    weighted, other_weighted = tap * value, tap * other
                     first = first + weighted
-                    second = fma(weighted, value, second)
+                    other_first = other_first + other_weighted
+                    squares = fma(weighted, value, fma(other_weighted, other, squares))
                     cross = fma(weighted, other, cross)
                 store(scratch, at, first)
-                store(scratch, size + at, second)
-                store(scratch, 2 * size + at, cross)
+                store(scratch, size + at, other_first)
+                store(scratch, 2 * size + at, squares)
+                store(scratch, 3 * size + at, cross)
             total = none
             for at in range(0, row_size - 30, 16):
-                m = second = cross = none
+                m = n = squares = cross = none
                 for k in range(TAPS):
                     tap = fill(taps[k])
                     m = fma(tap, load(scratch, at + 3 * k), m)
-                    second = fma(tap, load(scratch, size + at + 3 * k), second)
-                    cross = fma(tap, load(scratch, 2 * size + at + 3 * k), cross)
-                n = load(mean, y * stride + at)
+                    n = fma(tap, load(scratch, size + at + 3 * k), n)
+                    squares = fma(tap, load(scratch, 2 * size + at + 3 * k), squares)
+                    cross = fma(tap, load(scratch, 3 * size + at + 3 * k), cross)
                 mu_x, mu_y = m + half, n + half
                 a1 = fma(two * mu_x, mu_y, c1)
                 b1 = fma(mu_x, mu_x, fma(mu_y, mu_y, c1))
                 a2 = fma(two, fnma(m, n, cross), c2)
-                b2 = fnma(m, m, second) + load(variance, y * stride + at) + c2
+                b2 = fnma(m, m, fnma(n, n, squares)) + c2
                 weight = load(weights, y * weight_step + at)
                 inverse = weight / (b1 * b2)
                 value = a1 * a2 * inverse
