@@ -209,5 +209,5 @@ def _plas() -> Finding:
         import plas  # noqa: F401
     except ImportError:
         remedy = "None needed; `pip install --group plas` in a clone adds it."
-        return Finding("plas", "ok", "not installed, Hilbert order is used", remedy)
+        return Finding("plas", "ok", "not installed, the built-in sorter is used", remedy)
     return Finding("plas", "ok", "can be used: --set compress.order=plas")

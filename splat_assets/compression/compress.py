@@ -242,6 +242,7 @@ def _report(
         "antialiased": scene.gaussians.antialiased,
         "quality": quality.to_dict(),
         "quality_views": "registered" if scene.has_cameras else "orbit",
+        "sorter": encoded.sorting.sorter,
         "sorted_per_second": round(encoded.sorting.per_second),
         "dropped_gaussians": encoded.cleanup.dropped,
         "frame": {

@@ -2,7 +2,8 @@
 the picture, which is what its lossless predictor feeds on.
 
 `hilbert` and `morton` follow a space-filling curve over the quantised positions; `plas` is the
-parallel linear assignment sorting of Morgenstern et al. (ECCV 2024) from its authors' package.
+parallel linear assignment sorting of Morgenstern et al. (ECCV 2024), by its authors' package where
+that is installed, else by our own (`compression.plas`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Sorting:
     permutation: np.ndarray  # [N] int64; output position i holds input permutation[i]
     order: Order  # the one used
     seconds: float
-    note: str = ""  # why it is not the one asked for
+    note: str = ""  # why it is not what was asked for
+    sorter: str = "built-in"  # or the package that did it
 
     @property
     def per_second(self) -> float:
@@ -39,27 +41,49 @@ def sort_gaussians(
     """Order Gaussians for coding.
 
     Args:
-        order: the order wanted. `plas` falls back to `hilbert`, and says so in `note`, when its
-            package is missing or fails.
+        order: the order wanted. A sorter that fails is replaced by the next best one (the package
+            `plas`, our own, `hilbert`), and `note` says so.
         positions: [N, 3] unsigned integers below 2**16, the quantised positions.
         features: gives [N, C] float32 for `plas`; only called when needed.
         seed: of `plas`, which starts from a random arrangement.
     """
     began = time.perf_counter()
-    used, note = order, ""
+    used, sorter, notes = order, "built-in", []
     permutation = None
     if order == "plas":
-        try:
-            permutation = _plas_order(features(), seed)
-        except Exception as error:  # a third-party sorter must not cost the result
-            used, note = "hilbert", f"hilbert instead of plas: {error}"
+        matrix = features()
+        sorters: list[tuple[str, Callable[[], np.ndarray]]] = [
+            ("built-in", lambda: plas_order(matrix, _along(hilbert_key, positions), seed=seed))
+        ]
+        if plas_problem() is None:
+            sorters.insert(0, ("plas package", lambda: _package_order(matrix, seed)))
+        for name, sort in sorters:
+            try:
+                permutation, sorter = sort(), name
+                break
+            except Exception as error:  # a sorter must not cost the result
+                notes.append(f"the {name} failed: {error}")
+        if permutation is None:
+            used = "hilbert"
+            notes.append("hilbert instead of plas")
     if permutation is None:
         if used == "none":
             permutation = np.arange(len(positions))
         else:
-            key = hilbert_key(positions) if used == "hilbert" else morton_key(positions)
-            permutation = np.argsort(key, kind="stable")
-    return Sorting(permutation, used, time.perf_counter() - began, note)
+            permutation = _along(hilbert_key if used == "hilbert" else morton_key, positions)
+    seconds = time.perf_counter() - began
+    return Sorting(permutation, used, seconds, "; ".join(notes), sorter)
+
+
+def plas_order(features: np.ndarray, start: np.ndarray, *, seed: int) -> np.ndarray:
+    """Our own PLAS; imported when used, because it is compiled."""
+    from splat_assets.compression.plas import plas_order as sort
+
+    return sort(features, start, seed=seed)
+
+
+def _along(key: Callable[[np.ndarray], np.ndarray], positions: np.ndarray) -> np.ndarray:
+    return np.argsort(key(positions), kind="stable")
 
 
 def morton_key(positions: np.ndarray) -> np.ndarray:
@@ -106,20 +130,17 @@ def _spread(values: np.ndarray) -> np.ndarray:
 
 
 def plas_problem() -> str | None:
-    """Why the `plas` package cannot be used here, or None."""
+    """Why the authors' package `plas` cannot be used here, or None."""
     if importlib.util.find_spec("plas") is None:
         return "the package plas is not installed (pip install --group plas)"
     return None
 
 
-def _plas_order(features: np.ndarray, seed: int) -> np.ndarray:
+def _package_order(features: np.ndarray, seed: int) -> np.ndarray:
     """The permutation found by the `plas` package, which sorts full squares only.
 
     The square is filled up with copies of the last Gaussian; where those end up is dropped again.
     """
-    problem = plas_problem()
-    if problem:
-        raise RuntimeError(problem)
     import plas
     import torch
 

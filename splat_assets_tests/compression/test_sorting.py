@@ -4,6 +4,7 @@ import types
 import numpy as np
 import pytest
 
+from splat_assets.compression.plas import _curve_cells, plas_order
 from splat_assets.compression.sorting import hilbert_key, morton_key, sort_gaussians
 
 
@@ -45,13 +46,52 @@ def test_orders_are_permutations(order: str) -> None:
         assert (sorting.permutation == np.arange(777)).all()
 
 
-def test_plas_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plas", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+def test_plas_is_built_in_and_gives_the_same_again() -> None:
+    rng = np.random.default_rng(0)
+    for n in (1, 3, 5, 50, 900):
+        positions, features = rng.integers(0, 65536, (n, 3)), rng.normal(size=(n, 5))
+        one, two = (sort_gaussians("plas", positions, lambda f=features: f) for _ in range(2))
+        assert one.order == "plas" and one.sorter == "built-in" and not one.note
+        assert sorted(one.permutation) == list(range(n))
+        assert (one.permutation == two.permutation).all()
+
+
+def _roughness(picture: np.ndarray) -> float:
+    """Mean squared distance of neighbours in a picture [H, W, C]."""
+    return float(np.mean([(np.diff(picture, axis=axis) ** 2).sum(-1).mean() for axis in (0, 1)]))
+
+
+def test_plas_makes_smooth_pictures() -> None:
+    """Random colours become a gradient, from a random start and from a curve."""
+    colors = np.random.default_rng(0).uniform(size=(64 * 64, 3)).astype(np.float32)
+    curve = np.argsort(hilbert_key((colors * 65535).astype(np.uint16)), kind="stable")
+    start = _roughness(colors.reshape(64, 64, 3))
+    assert start == pytest.approx(0.5, abs=0.02)
+    for begin in (None, curve):
+        order = plas_order(colors, begin)
+        assert _roughness(colors[order].reshape(64, 64, 3)) < 0.01 + 0.001 * (begin is not None)
+
+
+def test_curve_cells_are_neighbours() -> None:
+    cells = _curve_cells(16)
+    assert sorted(cells) == list(range(256))
+    assert (np.abs(np.diff(cells // 16)) + np.abs(np.diff(cells % 16)) == 1).all()
+    assert sorted(_curve_cells(5)) == list(range(25))
+
+
+def test_a_sorter_that_fails_is_replaced_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> np.ndarray:
+        raise MemoryError("too large")
+
     positions = np.random.default_rng(0).integers(0, 65536, (50, 3))
+    monkeypatch.setattr("splat_assets.compression.sorting.plas_problem", lambda: None)
+    monkeypatch.setattr("splat_assets.compression.sorting._package_order", fail)
     sorting = sort_gaussians("plas", positions, lambda: np.zeros((50, 4), np.float32))
-    assert sorting.order == "hilbert"
-    assert "plas" in sorting.note and "not installed" in sorting.note
+    assert (sorting.order, sorting.sorter) == ("plas", "built-in")
+    assert sorting.note == "the plas package failed: too large"
+    monkeypatch.setattr("splat_assets.compression.sorting.plas_order", fail)
+    sorting = sort_gaussians("plas", positions, lambda: np.zeros((50, 4), np.float32))
+    assert sorting.order == "hilbert" and sorting.note.endswith("; hilbert instead of plas")
     assert sorted(sorting.permutation) == list(range(50))
 
 
@@ -74,7 +114,7 @@ def test_plas_package_is_used_when_it_is_there(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("splat_assets.compression.sorting.plas_problem", lambda: None)
     features = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     sorting = sort_gaussians("plas", np.zeros((50, 3), np.uint16), lambda: features)
-    assert sorting.order == "plas" and not sorting.note
+    assert sorting.order == "plas" and not sorting.note and sorting.sorter == "plas package"
     assert seen == [(3, 8)]
     assert sorted(sorting.permutation) == list(range(50))
     assert (np.diff(features[sorting.permutation, 0]) >= 0).all()
