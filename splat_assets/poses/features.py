@@ -1,16 +1,14 @@
 """SIFT features into a COLMAP database, with our cameras and masks.
 
-SIFT on the CPU is most of the cost of a reconstruction. COLMAP's default doubles every image
-before it looks for features (`first_octave=-1`), which costs about five times the time for points
-that are mostly smaller than a pixel; here the doubled octave is used only for images that give too
-few features without it.
+SIFT on the CPU is most of the cost of a reconstruction. COLMAP doubles every image before it looks
+for features (`first_octave=-1`), which makes poses twice as accurate and costs five times the time.
+Reducing the image first keeps nearly all of the accuracy, since the points gained from the last
+pixels are the least repeatable ones, for a third of the time (benchmarks/poses_vs_defaults.py).
 """
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,18 +24,24 @@ from splat_assets.progress import Progress
 # A focal length outside these multiples of the long side is no camera but a broken EXIF entry.
 MIN_FOCAL_RATIO, MAX_FOCAL_RATIO = 0.25, 12.0
 DEFAULT_FOCAL_RATIO = 1.2  # COLMAP's guess where EXIF is silent
-ENOUGH_FEATURES = 1000  # below this, and below half of what was asked, the image is doubled
+SHARE_OF_SIDE = 0.6  # images are searched at no more than this of their size, before doubling
+SMALL_SIDE = 384  # pixels; below, every one of them is needed
 
 
 @dataclass(frozen=True)
 class FeaturePlan:
     """How features are found in every image."""
 
-    long_side: int  # pixels; larger images are reduced to it
+    long_side: int  # pixels, before doubling; larger images are reduced to it
     max_features: int
-    always_double: bool = False
     peak_threshold: float = 0.005
     focal_priors: bool = True  # use EXIF focal lengths
+
+    @classmethod
+    def first(cls, long_side: int, max_features: int, largest_side: int) -> FeaturePlan:
+        """The first attempt's plan, for images of at most `largest_side` pixels."""
+        useful = max(round(SHARE_OF_SIDE * largest_side), SMALL_SIDE)
+        return cls(min(long_side, useful), max_features)
 
     def finer(self, largest_side: int) -> FeaturePlan:
         """The next attempt's plan: more pixels, more and fainter features."""
@@ -45,7 +49,6 @@ class FeaturePlan:
             self,
             long_side=min(largest_side, round(self.long_side * 1.5)),
             max_features=self.max_features * 2,
-            always_double=True,
             peak_threshold=self.peak_threshold * 0.6,
         )
 
@@ -152,41 +155,19 @@ def extract_features(
 ) -> list[int]:
     """Find features in all images, in `threads` threads; returns their number per image.
 
-    Features on masked-out pixels are dropped. Images that give few are done again, doubled.
+    Features on masked-out pixels are dropped.
     """
     database, links = workspace.database, workspace.links
-    first = progress.span(0.0, 1.0 if plan.always_double else 0.6)
-    _run(workspace, links, plan, plan.always_double, threads, first)
-    counts = _count_features(workspace)
-    enough = min(ENOUGH_FEATURES, plan.max_features // 2)
-    poor = [row for row, count in enumerate(counts) if count < enough]
-    if plan.always_double or not poor:
-        return counts
-    _forget_features(database, [row + 1 for row in poor])
-    again = [links[row] for row in poor]
-    _run(workspace, again, plan, True, threads, progress.span(0.6, 1.0))
-    return _count_features(workspace)
-
-
-def _run(
-    workspace: Workspace,
-    links: Sequence[str],
-    plan: FeaturePlan,
-    double: bool,
-    threads: int,
-    progress: Progress,
-) -> None:
     options = pycolmap.FeatureExtractionOptions()
     options.num_threads = threads
     options.use_gpu = False
     options.max_image_size = plan.long_side
     options.sift.max_num_features = plan.max_features
-    options.sift.first_octave = -1 if double else 0
     options.sift.peak_threshold = plan.peak_threshold
     reader = pycolmap.ImageReaderOptions()
     if workspace.masks.is_dir():
         reader.mask_path = workspace.masks
-    with count_rows(workspace.database, "keypoints") as count:
+    with count_rows(database, "keypoints") as count:
         before = count()
 
         def poll() -> None:
@@ -196,7 +177,7 @@ def _run(
 
         run_native(
             lambda token: pycolmap.extract_features(
-                workspace.database,
+                database,
                 workspace.images,
                 image_names=list(links),
                 reader_options=reader,
@@ -206,17 +187,5 @@ def _run(
             ),
             poll,
         )
-
-
-def _count_features(workspace: Workspace) -> list[int]:
-    with pycolmap.Database.open(workspace.database) as source:
+    with pycolmap.Database.open(database) as source:
         return [source.num_keypoints_for_image(number) for number in workspace.image_ids]
-
-
-def _forget_features(database: Path, image_ids: list[int]) -> None:
-    """Remove features, so that the extractor does these images again (pycolmap has no call)."""
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        for table in ("keypoints", "descriptors"):
-            rows = [(number,) for number in image_ids]
-            connection.executemany(f"DELETE FROM {table} WHERE image_id = ?", rows)
-        connection.commit()

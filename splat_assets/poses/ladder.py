@@ -26,7 +26,7 @@ from splat_assets.poses.features import (
     extract_features,
 )
 from splat_assets.poses.gps import local_positions
-from splat_assets.poses.mapping import MIN_INLIERS, Mapped, choose_mapper, run_mapper
+from splat_assets.poses.mapping import MIN_INLIERS, Mapped, choose_mapper, refine, run_mapper
 from splat_assets.poses.matching import (
     Matching,
     all_pairs,
@@ -54,7 +54,6 @@ class Attempt:
     matching: str
     feature_long_side: int
     max_features: int
-    doubled: bool
     focal_priors: bool
     mean_features: float
     num_pairs: int
@@ -96,6 +95,7 @@ class _State:
     mapper: str
     matching: Matching | None = None
     exhaustive: bool = False
+    finer: bool = False
     tried_mappers: frozenset[str] = frozenset()
     features: tuple[int, ...] = ()
 
@@ -111,7 +111,7 @@ def reconstruct(
 ) -> tuple[Mapped, list[Attempt]]:
     """The best reconstruction of up to `MAX_ATTEMPTS`, and all attempts in order."""
     count = len(workspace.links)
-    plan = FeaturePlan(options.feature_long_side, options.max_features)
+    plan = FeaturePlan.first(options.feature_long_side, options.max_features, _longest_side(scene))
     state = _State(plan, choose_mapper(options.mapper, count))
     attempts: list[Attempt] = []
     best: Mapped | None = None
@@ -131,6 +131,9 @@ def reconstruct(
             best = mapped
         reason = _next_rung(workspace, scene, options, state, best, attempts)
     assert best is not None
+    if best.models:
+        with stopwatch.stage("refinement"):
+            refine(best.models[0])
     return best, attempts
 
 
@@ -184,7 +187,6 @@ def _attempt(
         matching=state.matching.strategy,
         feature_long_side=state.plan.long_side,
         max_features=state.plan.max_features,
-        doubled=state.plan.always_double,
         focal_priors=state.plan.focal_priors,
         mean_features=round(statistics.fmean(state.features), 1),
         num_pairs=len(state.matching.pairs),
@@ -238,13 +240,16 @@ def _next_rung(
         state.plan = replace(state.plan, focal_priors=False)
         state.matching, state.features, state.tried_mappers = None, (), frozenset()
         return "leaving EXIF focal lengths aside"
-    sides = scene.kept[["width", "height"]].astype(int).to_numpy().max()
     nothing_in_common = last.matching == "exhaustive" and reachable <= max(2, 0.05 * count)
-    if not state.plan.always_double and not nothing_in_common:
-        state.plan = state.plan.finer(int(sides))
+    if not state.finer and not nothing_in_common:
+        state.finer, state.plan = True, state.plan.finer(_longest_side(scene))
         state.matching, state.features, state.tried_mappers = None, (), frozenset()
         return "looking for finer features"
     return None
+
+
+def _longest_side(scene: Scene) -> int:
+    return int(scene.kept[["width", "height"]].astype(int).to_numpy().max())
 
 
 def _focal_in_doubt(scene: Scene, best: Mapped) -> bool:

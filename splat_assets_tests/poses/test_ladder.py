@@ -12,7 +12,6 @@ from splat_assets.datasets.options import PoseOptions
 from splat_assets.frames.frame_set import FrameSet
 from splat_assets.poses import ladder
 from splat_assets.poses.features import (
-    ENOUGH_FEATURES,
     FeaturePlan,
     Workspace,
     group_cameras,
@@ -120,8 +119,8 @@ def test_the_rungs_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ]
     assert fake.features == 2  # not found again for other pairs or another mapper
     first, last = attempts[0], attempts[-1]
-    assert (last.feature_long_side, last.max_features, last.doubled) == (80, 1000, True)
-    assert (first.feature_long_side, first.max_features, first.doubled) == (64, 500, False)
+    assert (last.feature_long_side, last.max_features) == (80, 1000)
+    assert (first.feature_long_side, first.max_features) == (64, 500)
     warnings = [report.message for report in reports if report.warning]
     assert warnings == [f"Registered 5 of 20: {attempt.reason}" for attempt in attempts[1:]]
     fractions = [report.fraction for report in reports if not report.warning]
@@ -206,8 +205,15 @@ def test_cameras_are_shared_by_device_size_and_zoom() -> None:
     assert groups == ["ab", "c", "d", "e", "f", "g"]
 
 
+def test_large_pictures_are_searched_at_a_part_of_their_size() -> None:
+    assert FeaturePlan.first(2000, 100, largest_side=1000).long_side == 600
+    assert FeaturePlan.first(500, 100, largest_side=1000).long_side == 500
+    assert FeaturePlan.first(2000, 100, largest_side=400).long_side == 384
+    assert FeaturePlan.first(2000, 100, 1000).finer(700).long_side == 700
+
+
 def test_a_broken_exif_focal_length_is_no_prior() -> None:
-    plan = FeaturePlan(1000, ENOUGH_FEATURES)
+    plan = FeaturePlan(1000, 2048)
     rows = pd.DataFrame({"width": [80], "height": [60], "focal_px": [95.0]})
     known = make_camera(rows, "auto", plan)
     assert known.has_prior_focal_length
