@@ -159,7 +159,12 @@ def refine(model: pycolmap.Reconstruction) -> None:
     options.ceres.loss_function_scale = REFINE_PX
     options.ceres.solver_options.num_threads = 1
     options.ceres.solver_options.max_num_iterations = 30
-    pycolmap.bundle_adjustment(model, options)
+    config = pycolmap.BundleAdjustmentConfig()
+    for number in model.reg_image_ids():
+        config.add_image(number)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    # not pycolmap.bundle_adjustment, which turns COLMAP's log on for the rest of the process
+    pycolmap.create_default_bundle_adjuster(options, config, model).solve()
     model.update_point_3d_errors()
 
 
