@@ -1,9 +1,10 @@
 """Pose refinement: small corrections of the training cameras, learnt with the splat.
 
 Each training view gets a rotation and a translation in its own camera frame, as in BARF (Lin et al.
-2021, arXiv 2104.06405), driven by the rasteriser's gradient of the view matrix. What all cameras
-share (a common motion, turn or scale of the world, seven freedoms) would move the scene away from
-the held-out cameras without making anything better, and is removed after every step.
+2021, arXiv 2104.06405), driven by the rasteriser's gradient of the view matrix. (Rotations about
+the scene's middle were tried and are worse: their gradient is faint, and Adam amplifies its noise.)
+What all cameras share (a common motion, turn or scale of the world, seven freedoms) would move the
+scene away from the held-out cameras without making anything better, and is removed after each step.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from splat_assets.training.row_adam import RowAdam
 
-_TRAVEL_RAD = 0.02  # first rate × visits: what a rotation can move in a run, before the decay
-_TRAVEL = 0.02  # the same for translations, as a fraction of the median distance to the subject
+_TRAVEL_RAD = 0.05  # first rate × visits: what a rotation can move in a run, before the decay
+_TRAVEL = 0.05  # the same for translations, as a fraction of the median distance to the subject
 _FINAL = 0.01  # rate at the end of the run, of the first
 _BEGIN = 0.05  # fraction of the run in which only the splat learns
 
