@@ -44,6 +44,7 @@ class Stage:
     needs_compute: bool = False
     resumable: bool = False
     volatile: tuple[str, ...] = ()  # options that do not change the result
+    beside: str | None = None  # "module:function" that prepares a later stage meanwhile
 
 
 STAGES: dict[str, Stage] = {
@@ -77,6 +78,7 @@ STAGES: dict[str, Stage] = {
             options="poses",
             code_version="2",
             isolated=True,
+            beside="splat_assets.rendering.warm_up:warm_up_beside",
         ),
         Stage(
             asset="trained_splat",
@@ -306,6 +308,8 @@ def _call(
     arguments = {**arguments, "out": out}
     if not stage.isolated:
         return _load(target)(progress=progress, **arguments)
+    if stage.beside and target == stage.function:
+        _load(stage.beside)()
     lock = device_lock(compute, store) if stage.resumable and compute else None
     return run_isolated(target, progress=progress, lock=lock, log=log, **arguments)
 

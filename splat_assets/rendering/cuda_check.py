@@ -38,7 +38,7 @@ def cuda_problem(device: str = "cuda:0") -> str | None:
     name, _, number = device.partition(":")
     if name != "cuda" or (number and not number.isdigit()):
         return f"{device!r} is not a CUDA device; write cuda or cuda:<n>."
-    if not _driver_present():
+    if not driver_present():
         return "There is no NVIDIA GPU here (no NVIDIA driver is loaded); use the device cpu."
     if os.environ.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1"):
         return "CUDA_VISIBLE_DEVICES hides every GPU from this process; unset it or list one."
@@ -52,7 +52,7 @@ def cuda_facts() -> dict[str, Any]:
     (bool), nvcc (path), host_compiler (path); None where missing. torch is imported only beside a
     driver.
     """
-    driver = _driver_present()
+    driver = driver_present()
     facts: dict[str, Any] = {
         "driver": driver,
         "torch": _version("torch"),
@@ -102,7 +102,7 @@ def prepare_cuda_build() -> None:
     os.environ["LIBRARY_PATH"] = f"{folder}{os.pathsep}{paths}" if paths else str(folder)
 
 
-def _driver_present() -> bool:
+def driver_present() -> bool:
     if sys.platform == "linux":
         # /dev/dxg is the GPU of Windows as WSL shows it
         places = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")

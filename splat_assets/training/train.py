@@ -23,6 +23,7 @@ from splat_assets.gaussians.splat_model import SplatModel
 from splat_assets.poses.pose_model import PoseModel
 from splat_assets.progress import Progress
 from splat_assets.rendering.cpu.team import set_threads
+from splat_assets.rendering.warm_up import warm_up
 from splat_assets.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from splat_assets.training.dataset import TrainingSet, load_training_set
 from splat_assets.training.gradient import GradientStrategy
@@ -67,6 +68,9 @@ def train_splat(
     if given.is_file():
         return _take_given(given, out, options=options, progress=progress)
     set_threads(compute.threads)
+    if compute.device == "cpu":
+        progress.update(0.0, "Compiling the kernels")  # or waiting for who does
+        warm_up()
     with _torch_threads(compute.threads):
         data = load_training_set(poses, long_side=options.long_side, test_every=options.test_every)
         try:

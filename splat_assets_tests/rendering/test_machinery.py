@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from splat_assets.rendering import cuda_check
 from splat_assets.rendering.cpu import buffers
 from splat_assets.rendering.cpu.team import Team
 from splat_assets.rendering.rasterize import rasterize
-from splat_assets.rendering.warm_up import warm_up_in_background
+from splat_assets.rendering.warm_up import warm_up, warm_up_beside
+from splat_assets.stages import STAGES
 from splat_assets_tests.rendering.test_rasterize import make_scene
 
 
@@ -72,7 +76,25 @@ def test_two_renders_at_once_from_python_threads() -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-def test_warm_up_ends() -> None:
-    thread = warm_up_in_background()
-    thread.join(timeout=120)
-    assert not thread.is_alive()
+def test_warm_up_beside_fills_the_cache_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cuda_check, "driver_present", lambda: False)
+    child = warm_up_beside()
+    assert child is not None and child.wait(timeout=300) == 0
+    # what the child found cached or compiled is what this process would
+    assert warm_up_beside() is None
+    warm_up()  # takes its turn, and only loads
+
+
+def test_no_warm_up_where_cuda_will_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_check, "driver_present", lambda: True)
+    assert warm_up_beside() is None
+
+
+def test_poses_start_the_warm_up() -> None:
+    stage = STAGES["camera_poses"]
+    assert stage.beside is not None
+    module, _, name = stage.beside.partition(":")
+    assert getattr(import_module(module), name) is warm_up_beside

@@ -93,7 +93,7 @@ def test_blend_weights_add_up_to_alpha() -> None:
 
 
 def test_a_machine_without_nvidia_is_told_at_once_and_without_torch() -> None:
-    if cuda_check._driver_present():
+    if cuda_check.driver_present():
         pytest.skip("an NVIDIA driver is loaded here")
     code = (
         "import sys, time; start = time.perf_counter()\n"
@@ -113,7 +113,7 @@ def test_a_machine_without_nvidia_is_told_at_once_and_without_torch() -> None:
 def test_the_check_asks_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     ask = cuda_check.cuda_problem.__wrapped__
     assert "not a CUDA device" in ask("tpu")
-    monkeypatch.setattr(cuda_check, "_driver_present", lambda: True)
+    monkeypatch.setattr(cuda_check, "driver_present", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "hides every GPU" in ask("cuda")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

@@ -145,17 +145,16 @@ def blend(  # type: ignore[no-untyped-def]
                         write(scratch, at + lane, np.float32(-1.0))
         tile_x, tile_y = np.float32(x0), np.float32(y0)
         first, end = starts[tile], starts[tile + 1]
-        # the blocks of the next Gaussian are found while those of this one are blended
+        # the blocks of the next Gaussian are found while those of this one are blended: the round
+        # before the first one only looks ahead
         coming = np.uint64(0)
-        if first < end:
-            coming = _touched(rows, np.int64(entries[first]) * ROW, tile_x, tile_y, tables)
-        for entry in range(first, end):
+        for entry in range(first - 1 if first < end else end, end):
             if alive == 0:
                 if save:
                     masks[entry] = 0
                     continue
                 break
-            r = np.int64(entries[entry]) * ROW
+            r = np.int64(entries[max(entry, first)]) * ROW
             bits = coming & alive
             following = np.int64(entries[min(entry + 1, end - 1)]) * ROW
             coming = _touched(rows, following, tile_x, tile_y, tables)
@@ -198,7 +197,7 @@ def blend(  # type: ignore[no-untyped-def]
                     used |= ONE << np.uint64(block)
                 if not any_lane(above(T, none)):
                     alive &= ~(ONE << np.uint64(block))
-            if save:
+            if save and entry >= first:
                 masks[entry] = used
         for block in range(BLOCKS):
             at = block * FORWARD_STRIDE
@@ -258,28 +257,28 @@ def blend_backward(  # type: ignore[no-untyped-def]
             left, top = x0 + (block & 7) * 4, y0 + (block >> 3) * 4
             for y in range(max(0, min(4, height - top))):
                 pixel = (top + y) * width + left
-                to = at + 4 * y
+                target = at + 4 * y
                 for _ in range(max(0, min(4, width - left))):
                     source = pixel * channels
                     rest = np.float32(0.0)
-                    write(scratch, to, np.float32(1.0))
+                    write(scratch, target, np.float32(1.0))
                     if colour_at >= 0:
                         red, green = read(v_image, source), read(v_image, source + 1)
                         blue = read(v_image, source + 2)
-                        write(scratch, to + 32, red)
-                        write(scratch, to + 48, green)
-                        write(scratch, to + 64, blue)
+                        write(scratch, target + 32, red)
+                        write(scratch, target + 48, green)
+                        write(scratch, target + 64, blue)
                         rest += red * read(image, source) + green * read(image, source + 1)
                         rest += blue * read(image, source + 2)
                     if depth_at >= 0:
                         g = read(v_image, source + depth_at)
-                        write(scratch, to + 80, g)
+                        write(scratch, target + 80, g)
                         rest += g * read(image, source + depth_at)
                     if with_alpha:
                         rest -= (np.float32(1.0) - read(alphas, pixel)) * read(v_alphas, pixel)
-                    write(scratch, to + 16, rest)
+                    write(scratch, target + 16, rest)
                     pixel += 1
-                    to += 1
+                    target += 1
         for entry in range(starts[tile], starts[tile + 1]):
             bits = masks[entry]
             to = np.int64(slots[entry]) * ROW
