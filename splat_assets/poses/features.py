@@ -2,13 +2,16 @@
 
 SIFT on the CPU is most of the cost of a reconstruction. COLMAP doubles every image before it looks
 for features (`first_octave=-1`), which makes poses twice as accurate and costs five times the time.
-Reducing the image first keeps nearly all of the accuracy, since the points gained from the last
-pixels are the least repeatable ones, for a third of the time (benchmarks/poses_vs_defaults.py).
+Reducing the image first keeps most of the accuracy for a fraction of the time, since the points
+gained from the last pixels are the least repeatable ones (benchmarks/poses_vs_defaults.py). Images
+that give few points so are searched again at a larger size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,8 +27,10 @@ from splat_assets.progress import Progress
 # A focal length outside these multiples of the long side is no camera but a broken EXIF entry.
 MIN_FOCAL_RATIO, MAX_FOCAL_RATIO = 0.25, 12.0
 DEFAULT_FOCAL_RATIO = 1.2  # COLMAP's guess where EXIF is silent
-SHARE_OF_SIDE = 0.6  # images are searched at no more than this of their size, before doubling
+SHARE_OF_SIDE = 0.48  # images are searched at no more than this of their size, before doubling
 SMALL_SIDE = 384  # pixels; below, every one of them is needed
+ENOUGH_FEATURES = 800  # an image with fewer is searched again
+LARGER = 1.45  # times the size
 
 
 @dataclass(frozen=True)
@@ -155,9 +160,30 @@ def extract_features(
 ) -> list[int]:
     """Find features in all images, in `threads` threads; returns their number per image.
 
-    Features on masked-out pixels are dropped.
+    Features on masked-out pixels are dropped. Images that give few are done again, larger.
     """
-    database, links = workspace.database, workspace.links
+    links = workspace.links
+    _run(workspace, links, plan, threads, progress.span(0.0, 0.6))
+    counts = _count_features(workspace)
+    enough = min(ENOUGH_FEATURES, plan.max_features // 2)
+    poor = [row for row, count in enumerate(counts) if count < enough]
+    if poor:
+        larger = replace(plan, long_side=round(LARGER * plan.long_side))
+        _forget_features(workspace.database, [row + 1 for row in poor])
+        again = [links[row] for row in poor]
+        _run(workspace, again, larger, threads, progress.span(0.6, 1.0))
+        counts = _count_features(workspace)
+    progress.update(1.0, f"Features: {len(links)} of {len(links)} images", images=len(links))
+    return counts
+
+
+def _run(
+    workspace: Workspace,
+    links: Sequence[str],
+    plan: FeaturePlan,
+    threads: int,
+    progress: Progress,
+) -> None:
     options = pycolmap.FeatureExtractionOptions()
     options.num_threads = threads
     options.use_gpu = False
@@ -167,7 +193,7 @@ def extract_features(
     reader = pycolmap.ImageReaderOptions()
     if workspace.masks.is_dir():
         reader.mask_path = workspace.masks
-    with count_rows(database, "keypoints") as count:
+    with count_rows(workspace.database, "keypoints") as count:
         before = count()
 
         def poll() -> None:
@@ -177,7 +203,7 @@ def extract_features(
 
         run_native(
             lambda token: pycolmap.extract_features(
-                database,
+                workspace.database,
                 workspace.images,
                 image_names=list(links),
                 reader_options=reader,
@@ -187,5 +213,17 @@ def extract_features(
             ),
             poll,
         )
-    with pycolmap.Database.open(database) as source:
+
+
+def _count_features(workspace: Workspace) -> list[int]:
+    with pycolmap.Database.open(workspace.database) as source:
         return [source.num_keypoints_for_image(number) for number in workspace.image_ids]
+
+
+def _forget_features(database: Path, image_ids: list[int]) -> None:
+    """Remove features, so that the extractor does these images again (pycolmap has no call)."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        for table in ("keypoints", "descriptors"):
+            rows = [(number,) for number in image_ids]
+            connection.executemany(f"DELETE FROM {table} WHERE image_id = ?", rows)
+        connection.commit()

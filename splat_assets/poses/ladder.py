@@ -133,7 +133,7 @@ def reconstruct(
     assert best is not None
     if best.models:
         with stopwatch.stage("refinement"):
-            refine(best.models[0])
+            refine(best.models[0], keep_camera_model=options.camera_model != "auto")
     return best, attempts
 
 

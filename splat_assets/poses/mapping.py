@@ -5,6 +5,7 @@ Incremental: Schönberger & Frahm 2016. Global: Pan et al. 2024.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from splat_assets.poses.native import run_native
 from splat_assets.progress import Progress
 
 GLOBAL_FROM = 150  # images; incremental mapping grows faster than linearly
-REFINE_PX = 0.5  # errors beyond count by their size, no longer by its square
+SOME_IMAGES, MANY_IMAGES = 10, 20  # that share a camera, for k2; for all of OPENCV
+REFINE_PX = 0.25  # errors beyond count by their size, no longer by its square
 MIN_INLIERS = 15  # verified matches that make a pair, and a registration
 # Sums over several threads differ in their last digits, and registration order can follow from
 # them. One thread makes two runs agree bit for bit; above this many images the wait is too long.
@@ -68,6 +70,12 @@ def incremental_options(
     options.triangulation.random_seed = seed
     options.min_num_matches = MIN_INLIERS
     options.min_model_size = max(3, min(10, num_images // 3))
+    # `refine` ends the work, so the adjustments on the way need not converge to the last digit
+    options.ba_global_frames_ratio = options.ba_global_points_ratio = 1.4
+    options.ba_global_max_refinements = 2
+    options.ba_global_max_num_iterations = 25
+    options.ba_global_function_tolerance = 1e-6
+    options.ba_local_max_num_iterations = 15
     options.extract_colors = False  # done once, for the model that is kept
     # with shared intrinsics 15 points pin an image down; 30 loses weakly connected ones
     options.mapper.abs_pose_min_num_inliers = MIN_INLIERS
@@ -146,15 +154,25 @@ def _run_global(
     return [manager.get(i) for i in range(manager.size())]
 
 
-def refine(model: pycolmap.Reconstruction) -> None:
-    """A last bundle adjustment in place, in which bad matches pull less.
+def refine(model: pycolmap.Reconstruction, *, keep_camera_model: bool = False) -> None:
+    """A last bundle adjustment in place: a fuller lens, and bad matches pull less.
 
-    The mappers end with plain squares, so that the matches a few pixels off, which they keep,
-    decide; with a robust loss, errors of the centres fall by a third on exact ground truth
-    (benchmarks/poses_vs_defaults.py). One thread, as sums in several differ in their last digits.
+    While images are added one by one a simple lens is the safe one; once all are there, a camera
+    seen in many images bears tangential distortion and its principal point, which real lenses have
+    (half the error on drone photos, benchmarks/poses_vs_defaults.py). The mappers end with plain
+    squares, so that matches a few pixels off decide; a robust loss lets them not. One thread, as
+    sums in several differ in their last digits.
+
+    Args:
+        keep_camera_model: the user named the model; only its own parameters are refined.
     """
+    images = Counter(model.images[number].camera_id for number in model.reg_image_ids())
+    if not keep_camera_model:
+        for number, count in images.items():
+            _enrich(model.cameras[number], count)
     options = pycolmap.BundleAdjustmentOptions()
     options.print_summary = False
+    options.refine_principal_point = not keep_camera_model and min(images.values()) >= MANY_IMAGES
     options.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
     options.ceres.loss_function_scale = REFINE_PX
     options.ceres.solver_options.num_threads = 1
@@ -166,6 +184,19 @@ def refine(model: pycolmap.Reconstruction) -> None:
     # not pycolmap.bundle_adjustment, which turns COLMAP's log on for the rest of the process
     pycolmap.create_default_bundle_adjuster(options, config, model).solve()
     model.update_point_3d_errors()
+
+
+def _enrich(camera: pycolmap.Camera, num_images: int) -> None:
+    """More lens parameters, all zero, for a SIMPLE_RADIAL camera that enough images share."""
+    if camera.model_name != "SIMPLE_RADIAL" or num_images < SOME_IMAGES:
+        return
+    f, cx, cy, k = camera.params
+    if num_images >= MANY_IMAGES:
+        camera.model = pycolmap.CameraModelId.OPENCV
+        camera.params = [f, f, cx, cy, k, 0, 0, 0]
+    else:
+        camera.model = pycolmap.CameraModelId.RADIAL
+        camera.params = [f, cx, cy, k, 0]
 
 
 def extract_colors(model: pycolmap.Reconstruction, images: Path, threads: int) -> None:
