@@ -23,6 +23,7 @@ from splat_assets.datasets.options import TrainOptions
 from splat_assets.gaussians.ply import read_ply
 from splat_assets.poses.pose_model import PoseModel
 from splat_assets.progress import silent
+from splat_assets.rendering.cpu.team import set_threads
 from splat_assets.rendering.render import View, render_views
 from splat_assets.training.dataset import load_training_set
 from splat_assets.training.evaluate import mean_scores, score_view
@@ -56,12 +57,13 @@ def score(ply: Path, split: Split, background: float = 0.0) -> dict[str, Any]:
 
 
 def train(poses: Path, out: Path, *, steps: int, max_gaussians: int, seed: int) -> None:
-    """One run of ours."""
+    """One run of ours; the cleanup that asks the held-out views is off."""
     options = TrainOptions(
         steps=steps,
         max_gaussians=max_gaussians,
         long_side=LONG_SIDE,
         test_every=HOLD_OUT_EVERY,
+        cleanup=False,
         seed=seed,
     )
     train_splat(
@@ -73,7 +75,8 @@ def train(poses: Path, out: Path, *, steps: int, max_gaussians: int, seed: int) 
 def pace(poses: Path, ply: Path, steps: int) -> float:
     """CPU seconds a training step takes from the splat `ply`, all SH bands, nothing refined."""
     compute = select_compute("cpu")
-    torch.set_num_threads(compute.threads)
+    set_threads(compute.threads)
+    torch.set_num_threads(1)  # as in `train_splat`: the kernels have the threads
     _steps_from(poses, ply, _WARM_UP_STEPS, compute)
     return _steps_from(poses, ply, steps, compute).cpu_seconds / steps
 
@@ -83,14 +86,16 @@ def _steps_from(poses: Path, ply: Path, steps: int, compute: Compute) -> Trainer
     data = load_training_set(model, long_side=LONG_SIDE, test_every=HOLD_OUT_EVERY)
     frame = frame_from_cameras(data.views, model.points().xyz)
     options = TrainOptions(
-        steps=steps, max_gaussians=len(gaussians), long_side=LONG_SIDE, strategy="mcmc"
+        steps=steps,
+        max_gaussians=len(gaussians),
+        long_side=LONG_SIDE,
+        progressive_resolution=False,
     )
     schedule = replace(
         plan(options, long_side=LONG_SIDE),
-        ramp=((0, 1.0),),
         refine_from=steps,
         refine_until=steps,
-        sh_every=1,
+        sh_every=0,  # all bands from the start
         eval_every=steps,
     )
     tensors = {name: torch.from_numpy(np.array(getattr(gaussians, name))) for name in NAMES}

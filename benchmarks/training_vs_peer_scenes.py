@@ -17,7 +17,7 @@ import pycolmap
 from PIL import Image
 
 from splat_assets.artifacts.manifest import build_manifest, write_manifest
-from splat_assets.datasets.options import FrameOptions, PoseOptions, SourceOptions, TrainOptions
+from splat_assets.datasets.options import FrameOptions, PoseOptions, SourceOptions
 from splat_assets.datasets.presets import PRESETS
 from splat_assets.demo import make_capture
 from splat_assets.frames.extract import extract_frames
@@ -34,6 +34,7 @@ SCENES = (DEMO, "photos_banana", "drone_caliterra", "gtpose_chair")
 SPLIT_OFFSETS = {"A": 0, "B": 4}
 HOLD_OUT_EVERY = 8
 LONG_SIDE = 320
+_FALLBACK_POINTS = 20_000
 _POSES = PRESETS["standard"].poses
 
 
@@ -126,7 +127,7 @@ def _write_peer_input(split: Split) -> None:
     if len(points.xyz) == 0:
         frame = frame_from_cameras(data.views, points.xyz)
         tensors, _ = initial_gaussians(
-            data, points, frame, budget=TrainOptions().max_gaussians, sh_degree=0,
+            data, points, frame, budget=_FALLBACK_POINTS, sh_degree=0,
             init_opacity=0.1, init_scale=1.0, seed=0,
         )  # fmt: skip
         rgb = np.clip(0.5 + 0.28209479177387814 * tensors["sh0"][:, 0].numpy(), 0, 1)
