@@ -39,10 +39,7 @@ def rasterize_gsplat(
     absgrad: bool,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """`rasterize` on CUDA; `render_mode` is RGB, D or RGB+D. Raises `UserError` without a GPU."""
-    if not torch.cuda.is_available():
-        raise UserError("The gsplat backend needs an NVIDIA GPU, and torch finds none; use numba.")
-    if not means.is_cuda:
-        raise UserError("The gsplat backend renders tensors on a CUDA device, not in main memory.")
+    _require_cuda(means)
     prepare_cuda_build()
     from gsplat.rendering import rasterization
 
@@ -91,6 +88,14 @@ def rasterize_gsplat(
         "means2d_grads": MeanGradients(gradients),
     }
     return renders, alphas, info
+
+
+def _require_cuda(means: Tensor) -> None:
+    """Before anything of gsplat is imported: where there is nvcc but no GPU, it would compile."""
+    if not torch.cuda.is_available():
+        raise UserError("The gsplat backend needs an NVIDIA GPU, and torch finds none; use numba.")
+    if not means.is_cuda:
+        raise UserError("The gsplat backend renders tensors on a CUDA device, not in main memory.")
 
 
 def smoke_test(device: str) -> None:

@@ -75,7 +75,7 @@ def _run_every_kernel() -> None:
     seen = affine_colours(image[0], torch.eye(3, 4, requires_grad=True))
     l1_ssim(seen, torch.zeros(16, 16, 3)).backward()
     optimizer.step()
-    disturb(*(p[name] for name in ("means", "quats", "scales", "opacities")), 0.0, 1)
+    disturb(p["means"], p["quats"], p["scales"], p["opacities"], 0.0, 1)
 
 
 def _stamp() -> Path:
