@@ -35,9 +35,19 @@ class _Slot:
 
 
 class SplatOptimizer:
-    """Adam with one learning rate a parameter (betas .9 / .999, eps 1e-15 as in 3DGS)."""
+    """Adam with one learning rate a parameter (betas .9 / .999, eps 1e-15 as in 3DGS).
 
-    def __init__(self, tensors: Mapping[str, Tensor], learning_rates: Mapping[str, float]) -> None:
+    With `selective`, on CUDA, a step changes only the Gaussians that it is told are visible.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        learning_rates: Mapping[str, float],
+        *,
+        selective: bool = False,
+    ) -> None:
+        self.selective = selective and tensors["means"].is_cuda
         self._slots: dict[str, _Slot] = {}
         for name in NAMES:
             value = tensors[name].detach().clone().contiguous()

@@ -214,7 +214,7 @@ class Trainer:
         if info is None:
             return
         self.strategy.add_regularisers(params, self.frame.extent)
-        optimizer.step()
+        optimizer.step(info["visible"].any(dim=0) if optimizer.selective else None)
         self.per_view.step(self.step)
         self.strategy.after_step(
             self.step,
