@@ -321,3 +321,29 @@ def test_numbers_for_people() -> None:
         "1 min 15 s",
         "1 h 30 min",
     ]
+
+
+def test_a_stopped_training_gives_its_splat(cli: Cli, photos: Path, home: Path) -> None:
+    import torch
+
+    from splat_assets.artifacts.store import ArtifactStore
+    from splat_assets.settings import load_settings
+    from splat_assets.training.checkpoint import save_checkpoint
+    from splat_assets.training.optimizer import NAMES, SplatOptimizer
+
+    cli("add", photos, "--name", "garden")
+    wanted = ("export", "garden", "--unfinished", "-o", "so-far.ply", "--format")
+    nothing = cli(*wanted, "ply")
+    assert nothing.exit_code == 2
+    assert "no training that was stopped" in nothing.stderr
+    shapes = {"means": (3,), "scales": (3,), "quats": (4,), "sh0": (1, 3), "shN": (0, 3)}
+    tensors = {name: torch.ones(50, *shapes.get(name, ())) for name in NAMES}
+    optimizer = SplatOptimizer(tensors, dict.fromkeys(NAMES, 1e-3))
+    state = {"step": 30, "steps": 100, "optimizer": optimizer.state_dict()}
+    store = ArtifactStore.open(load_settings())
+    save_checkpoint(store.resume_folder("garden", "trained_splat", "key"), "mark", state)
+    assert "as ply" in cli(*wanted, "sog").stderr
+    done = cli(*wanted, "ply")
+    assert done.exit_code == 0
+    assert "at step 30 of 100" in done.stdout
+    assert json.loads(cli("info", "so-far.ply", "--json").stdout)["num_gaussians"] == 50
