@@ -27,7 +27,9 @@ from splat_assets.progress import Progress
 # A focal length outside these multiples of the long side is no camera but a broken EXIF entry.
 MIN_FOCAL_RATIO, MAX_FOCAL_RATIO = 0.25, 12.0
 DEFAULT_FOCAL_RATIO = 1.2  # COLMAP's guess where EXIF is silent
-SHARE_OF_SIDE = 0.48  # images are searched at no more than this of their size, before doubling
+# images are searched at no more than this of their size, before doubling; few images are cheap to
+# search and need every point
+SHARE_OF_SIDE, SHARE_IF_FEW, FEW_IMAGES = 0.48, 0.6, 20
 SMALL_SIDE = 384  # pixels; below, every one of them is needed
 ENOUGH_FEATURES = 800  # an image with fewer is searched again
 LARGER = 1.45  # times the size
@@ -43,9 +45,12 @@ class FeaturePlan:
     focal_priors: bool = True  # use EXIF focal lengths
 
     @classmethod
-    def first(cls, long_side: int, max_features: int, largest_side: int) -> FeaturePlan:
+    def first(
+        cls, long_side: int, max_features: int, *, num_images: int, largest_side: int
+    ) -> FeaturePlan:
         """The first attempt's plan, for images of at most `largest_side` pixels."""
-        useful = max(round(SHARE_OF_SIDE * largest_side), SMALL_SIDE)
+        share = SHARE_IF_FEW if num_images <= FEW_IMAGES else SHARE_OF_SIDE
+        useful = max(round(share * largest_side), SMALL_SIDE)
         return cls(min(long_side, useful), max_features)
 
     def finer(self, largest_side: int) -> FeaturePlan:

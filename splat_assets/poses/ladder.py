@@ -111,7 +111,12 @@ def reconstruct(
 ) -> tuple[Mapped, list[Attempt]]:
     """The best reconstruction of up to `MAX_ATTEMPTS`, and all attempts in order."""
     count = len(workspace.links)
-    plan = FeaturePlan.first(options.feature_long_side, options.max_features, _longest_side(scene))
+    plan = FeaturePlan.first(
+        options.feature_long_side,
+        options.max_features,
+        num_images=count,
+        largest_side=_longest_side(scene),
+    )
     state = _State(plan, choose_mapper(options.mapper, count))
     attempts: list[Attempt] = []
     best: Mapped | None = None

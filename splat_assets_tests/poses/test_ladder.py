@@ -205,11 +205,16 @@ def test_cameras_are_shared_by_device_size_and_zoom() -> None:
     assert groups == ["ab", "c", "d", "e", "f", "g"]
 
 
-def test_large_pictures_are_searched_at_a_part_of_their_size() -> None:
-    assert FeaturePlan.first(2000, 100, largest_side=1000).long_side == 480
-    assert FeaturePlan.first(400, 100, largest_side=1000).long_side == 400
-    assert FeaturePlan.first(2000, 100, largest_side=400).long_side == 384
-    assert FeaturePlan.first(2000, 100, 1000).finer(700).long_side == 700
+@pytest.mark.parametrize(
+    ("wanted", "largest", "count", "side"),
+    [(2000, 1000, 50, 480), (2000, 1000, 12, 600), (400, 1000, 50, 400), (2000, 400, 50, 384)],
+)
+def test_large_pictures_are_searched_at_a_part_of_their_size(
+    wanted: int, largest: int, count: int, side: int
+) -> None:
+    plan = FeaturePlan.first(wanted, 100, num_images=count, largest_side=largest)
+    assert plan.long_side == side
+    assert plan.finer(largest).long_side == min(largest, round(1.5 * side))
 
 
 def test_a_broken_exif_focal_length_is_no_prior() -> None:
