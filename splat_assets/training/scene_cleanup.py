@@ -22,6 +22,8 @@ from splat_assets.training.scene import SceneFrame
 MAX_LOSS_DB = 0.05  # held-out, all kinds together
 _MIN_WEIGHT = 0.1  # pixels' worth of colour, below which a Gaussian is not seen by a view
 _MIN_VIEWS = 2
+_NEAR = 0.3  # of a camera's distance to the middle: what hangs before it, if hardly another sees it
+_MOSTLY = 0.9  # of a Gaussian's weight in one view
 _MIN_TRAIN_VIEWS = 6  # with fewer, being seen once is nothing unusual
 _HUGE = 1.0  # largest standard deviation, of the extent of the cameras
 _FAR = 20.0  # distance to the centre, of the extent
@@ -101,30 +103,43 @@ def _suspects(
     report: Callable[[float], None],
 ) -> dict[str, Tensor]:
     """[N] bool by kind."""
-    num_views, total = count_views(params, data, report)
+    seen = count_views(params, data, frame.center, report)
     means, scales = params["means"].detach(), torch.exp(params["scales"].detach())
     center = torch.from_numpy(frame.center).to(means)
-    kinds = {"unseen": (num_views == 0) & (total < _MIN_WEIGHT)}
+    kinds = {"unseen": (seen.views == 0) & (seen.total < _MIN_WEIGHT)}
     if len(data.train) >= _MIN_TRAIN_VIEWS:
-        kinds["floaters"] = num_views < _MIN_VIEWS
+        kinds["floaters"] = (seen.largest > _MOSTLY * seen.total) & (seen.nearness < _NEAR)
+        kinds["seen once"] = (seen.views < _MIN_VIEWS) & ~kinds["floaters"]
     kinds["huge"] = scales.max(dim=1).values > _HUGE * frame.extent
     kinds["far outside"] = (means - center).norm(dim=1) > _FAR * frame.extent
     return kinds
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What N Gaussians lend to the training views. A weight is summed over a view's pixels."""
+
+    views: Tensor  # [N] int64, that it lends colour to
+    total: Tensor  # [N] float32, weights of all views
+    largest: Tensor  # [N] float32, weight in the view that sees most of it
+    nearness: Tensor  # [N] float32, depth there over that camera's distance to the middle
+
+
 def count_views(
     params: Mapping[str, Tensor],
     data: TrainingSet,
+    center: np.ndarray,
     report: Callable[[float], None] = lambda fraction: None,
-) -> tuple[Tensor, Tensor]:
-    """[N] int64 how many training views each Gaussian lends colour to, and [N] float64 the sum of
-    its blending weights over all their pixels."""
+) -> Seen:
+    """Render every training view once, for the weights. `center` [3] is the scene's middle."""
     means = params["means"].detach()
     quats = params["quats"].detach()
     scales = torch.exp(params["scales"].detach())
     opacities = torch.sigmoid(params["opacities"].detach())
     count = torch.zeros(len(means), dtype=torch.int64, device=means.device)
-    total = torch.zeros(len(means), dtype=torch.float64, device=means.device)
+    total = torch.zeros(len(means), device=means.device)
+    largest = torch.zeros(len(means), device=means.device)
+    nearness = torch.full((len(means),), torch.inf, device=means.device)
     for number, index in enumerate(data.train):
         report(number / len(data.train))
         view = data.views[index]
@@ -140,8 +155,13 @@ def count_views(
         assert colours.grad is not None
         weight = colours.grad[:, 0]
         count += weight >= _MIN_WEIGHT
-        total += weight.double()
-    return count, total
+        total += weight
+        viewmat = torch.from_numpy(np.float32(view.viewmat)).to(means.device)
+        depth = means @ viewmat[2, :3] + viewmat[2, 3]
+        reach = float(np.linalg.norm(view.viewmat[:3, :3] @ center + view.viewmat[:3, 3]))
+        nearness = torch.where(weight > largest, depth / max(reach, 1e-9), nearness)
+        largest = torch.maximum(largest, weight)
+    return Seen(count, total, largest, nearness)
 
 
 def _spread(indices: list[int], count: int) -> list[int]:
