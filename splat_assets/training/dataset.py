@@ -195,8 +195,8 @@ class _PixelStore:
     """Pixels by (view, size), within a byte budget.
 
     What was decoded first stays: with a random order of views that serves more hits than dropping
-    the least recent. A smaller size is computed from the full one, and forgotten when the ramp
-    moves on to another.
+    the least recent. A smaller size is computed from the full one, and forgotten when another of
+    that view is asked for: the resolution ramp does not come back.
     """
 
     def __init__(self, views: list[TrainingView], budget: int) -> None:
@@ -204,6 +204,7 @@ class _PixelStore:
         self._budget = budget
         self._used = 0
         self._kept: dict[tuple[int, tuple[int, int]], tuple[np.ndarray, np.ndarray | None]] = {}
+        self._reduced: dict[int, tuple[int, int]] = {}  # the reduced size kept of a view
         self._pool: ThreadPoolExecutor | None = None
         self._coming: dict[int, Future[tuple[np.ndarray, np.ndarray | None]]] = {}
 
@@ -212,6 +213,8 @@ class _PixelStore:
         key = index, size
         found = self._kept.get(key)
         if found is not None:
+            if self._reduced.get(index, size) != size:  # the full one, asked for by itself
+                self._forget_reduced(index)
             return found
         view = self._views[index]
         full_size = view.width, view.height
@@ -222,11 +225,12 @@ class _PixelStore:
             pixels, mask = self.get(index, full_size)
             entry = _reduce(pixels, size), None if mask is None else _reduce(mask, size)
         nbytes = sum(array.nbytes for array in entry if array is not None)
-        if self._used + nbytes > self._budget:
-            self._forget_reduced(but=size)
+        self._forget_reduced(index)
         if self._used + nbytes <= self._budget:
             self._kept[key] = entry
             self._used += nbytes
+            if size != full_size:
+                self._reduced[index] = size
         return entry
 
     def prefetch(self, index: int, size: tuple[int, int]) -> None:
@@ -244,14 +248,14 @@ class _PixelStore:
             self._pool = None
         self._coming.clear()
         self._kept.clear()
+        self._reduced.clear()
         self._used = 0
 
-    def _forget_reduced(self, but: tuple[int, int]) -> None:
-        for key in list(self._kept):
-            view = self._views[key[0]]
-            if key[1] not in ((view.width, view.height), but):
-                arrays = self._kept.pop(key)
-                self._used -= sum(array.nbytes for array in arrays if array is not None)
+    def _forget_reduced(self, index: int) -> None:
+        size = self._reduced.pop(index, None)
+        if size is not None:
+            arrays = self._kept.pop((index, size))
+            self._used -= sum(array.nbytes for array in arrays if array is not None)
 
 
 def _decode(view: TrainingView) -> tuple[np.ndarray, np.ndarray | None]:

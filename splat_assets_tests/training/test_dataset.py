@@ -164,3 +164,15 @@ def test_points_are_taken_with_their_spacing_and_within_the_budget(tmp_path: Pat
     assert len(tensors["means"]) == 1000
     np.testing.assert_allclose(tensors["scales"].exp(), 0.1, rtol=1e-3)
     assert len(initial(data, poses.points(), budget=200)[0]["means"]) == 200
+
+
+def test_a_view_is_kept_in_one_reduced_size(tmp_path: Path) -> None:
+    """The resolution ramp must not leave every size of every picture behind."""
+    data = load_training_set(make_poses(tmp_path / "p"), long_side=60, test_every=8)
+    full = 60 * 40 * 3
+    for factor in (0.25, 0.5):
+        data.sample(1, factor=factor)
+        assert data._store._used == full + int(full * factor**2)
+    data.sample(1)
+    assert data._store._used == full
+    data.close()
