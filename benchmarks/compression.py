@@ -45,7 +45,9 @@ DATA_SPLATS = (
     "chair_111k.splat",
     "angel.sog",
 )
-OURS: dict[str, tuple[str, ...]] = {"ours": ()}  # name: options of `splat-assets compress`
+OURS: dict[str, tuple[str, ...]] = {
+    name: ("--set", f"preset={name}") for name in ("web", "standard", "archive")
+}  # name: options of `splat-assets compress`
 PROGRAM = (sys.executable, "-c", "from splat_assets.cli import main; main()")
 MIN_NODE = 22
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ from splat_assets.compression.quality import Quality, choose_views, measure_loss
 from splat_assets.compression.sog_reader import read_sog
 from splat_assets.compression.sog_writer import (
     EncodedSog,
-    SogOptions,
-    encode_sog,
     importance,
     write_bundle,
     write_folder,
 )
+from splat_assets.compression.targets import TargetedSog, encode_as_wished
 from splat_assets.compute import Compute, peak_memory_bytes
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import TransientError, UserError
@@ -49,6 +48,13 @@ class _Scene:
     background: tuple[float, float, float]
     has_cameras: bool
 
+    @property
+    def published_views(self) -> list[View]:
+        """`views` in the frame of the published splat."""
+        if self.rotation is None:
+            return self.views
+        return [turn_view(view, self.rotation) for view in self.views]
+
 
 def compress_splat(
     splat: SplatModel,
@@ -69,7 +75,14 @@ def compress_splat(
     progress.update(0.0, "Reading the splat")
     original = read_ply(splat.ply)
     scene = _prepare(splat, original)
-    encoded = encode_sog(scene.gaussians, sog_options(options), progress.span(0.05, 0.5))
+    targeted = encode_as_wished(
+        scene.gaussians,
+        options,
+        scene.published_views,
+        progress.span(0.05, 0.5),
+        background=scene.background,
+    )
+    encoded = targeted.encoded
     encode_seconds = time.perf_counter() - began
 
     sog_bytes = write_bundle(out / "scene.sog", encoded)
@@ -103,7 +116,7 @@ def compress_splat(
         viewer_note = _write_viewer(out, scene, splat.manifest.dataset, figures, progress)
     figures["seconds"] = round(time.perf_counter() - began, 2)
     report = {
-        **_report(figures, encoded, quality, scene, viewer_note),
+        **_report(figures, targeted, quality, scene, viewer_note),
         "encode_seconds": round(encode_seconds, 2),
         "cpu_seconds": round(time.process_time() - cpu_began, 2),
         "peak_memory_bytes": peak_memory_bytes(compute.device),
@@ -120,11 +133,6 @@ def compress_splat(
     progress.update(1.0, "Compressed", sog_bytes=sog_bytes, ratio=figures["ratio"])
     write_manifest(out, manifest)
     return CompressedSplat.open(out)
-
-
-def sog_options(options: CompressOptions) -> SogOptions:
-    """The encoder's part of the stage's options."""
-    return SogOptions(order=options.order, palette_size=options.palette_size, seed=options.seed)
 
 
 def frame_splat(gaussians: Gaussians) -> tuple[np.ndarray, float]:
@@ -226,18 +234,22 @@ def _write_viewer(
 
 def _report(
     figures: dict[str, Any],
-    encoded: EncodedSog,
+    targeted: TargetedSog,
     quality: Quality,
     scene: _Scene,
     viewer_note: str,
 ) -> dict[str, Any]:
     """What `report.json` holds beyond the summary."""
-    notes = [n for n in (encoded.cleanup.describe(), encoded.sorting.note, viewer_note) if n]
+    encoded = targeted.encoded
+    told = (encoded.cleanup.describe(), encoded.sorting.note, *targeted.notes, viewer_note)
+    notes = [note for note in told if note]
     return {
         **figures,
         "field_bytes": encoded.field_bytes,
         "bytes_per_gaussian": round(figures["sog_bytes"] / encoded.count, 3),
         "codebooks": encoded.codebooks,
+        "precision": asdict(encoded.precision),
+        "aimed_db": round(targeted.aimed_db, 2),
         "sh_degree": scene.gaussians.sh_degree,
         "antialiased": scene.gaussians.antialiased,
         "quality": quality.to_dict(),

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from splat_assets.compression.compress import frame_splat, sog_options
+from splat_assets.compression.compress import frame_splat
 from splat_assets.compression.sog_reader import META, read_sog, read_sog_meta
-from splat_assets.compression.sog_writer import encode_sog, write_bundle
+from splat_assets.compression.sog_writer import write_bundle
+from splat_assets.compression.targets import encode_as_wished
 from splat_assets.compute import Compute
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import UserError
 from splat_assets.formats.registry import format_of, read_splat
 from splat_assets.progress import Progress, silent
+from splat_assets.viewing.camera import orbit_views
 
 
 def compress_file(
@@ -41,7 +43,11 @@ def compress_file(
     began = time.perf_counter()
     progress.update(0.0, f"Reading {source.name}")
     gaussians = read_splat(source)
-    encoded = encode_sog(gaussians, sog_options(options), progress.span(0.05, 0.8))
+    views = orbit_views(*frame_splat(gaussians))
+    targeted = encode_as_wished(gaussians, options, views, progress.span(0.05, 0.8))
+    encoded = targeted.encoded
+    for note in targeted.notes:
+        progress.warn(note)
     sog_bytes = write_bundle(target, encoded)
     seconds = time.perf_counter() - began
     source_bytes = _size(source)
@@ -55,15 +61,15 @@ def compress_file(
         "order": encoded.sorting.order,
         "order_note": encoded.sorting.note,
         "palette_size": encoded.palette_size,
+        "aimed_db": round(targeted.aimed_db, 2),
+        "notes": list(targeted.notes),
         "codebooks": encoded.codebooks,
         "field_bytes": encoded.field_bytes,
         "seconds": round(seconds, 2),
     }
     if compute is not None:
         from splat_assets.compression.quality import measure_loss
-        from splat_assets.viewing.camera import orbit_views
 
-        views = orbit_views(*frame_splat(gaussians))
         quality = measure_loss(
             gaussians, read_sog(target), views, compute=compute, progress=progress.span(0.8, 1.0)
         ).to_dict()

@@ -39,12 +39,19 @@ class QuantizedMeans:
     maxs: np.ndarray  # [3] float64
 
 
-def quantize_means(means: np.ndarray) -> QuantizedMeans:
-    """Positions [N, 3] on 65536 levels per axis of their signed logarithm."""
+def quantize_means(means: np.ndarray, step: float = 0.0) -> QuantizedMeans:
+    """Positions [N, 3] on even levels of their signed logarithm, `step` apart where 65536 levels
+    would be finer. A reader knows 65536 levels between `mins` and `maxs`; with fewer in use `maxs`
+    lies beyond the last of them."""
     logs = signed_log(means)
-    mins, maxs = logs.min(axis=0), logs.max(axis=0)
-    span = np.where(maxs > mins, maxs - mins, 1.0)
-    return QuantizedMeans(np.rint((logs - mins) / span * 65535).astype(np.uint16), mins, maxs)
+    mins, tops = logs.min(axis=0), logs.max(axis=0)
+    span = np.where(tops > mins, tops - mins, 1.0)
+    levels = np.full(3, 65535.0)
+    if step > 0:
+        levels = np.clip(np.ceil(span / step), 1, 65535)
+    values = np.rint((logs - mins) / span * levels).astype(np.uint16)
+    maxs = np.where(levels < 65535, mins + span * (65535 / levels), tops)
+    return QuantizedMeans(values, mins, maxs)
 
 
 def dequantize_means(values: np.ndarray, mins: np.ndarray, maxs: np.ndarray) -> np.ndarray:
@@ -100,12 +107,13 @@ def canonical_rotations(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarr
     return turned, np.take_along_axis(scales, source[best], axis=1)
 
 
-def pack_quats(quats: np.ndarray) -> np.ndarray:
+def pack_quats(quats: np.ndarray, step: int = 1) -> np.ndarray:
     """[N, 4] uint8 "smallest three" of unit quaternions: three components, then 252 + the largest's
-    index in (w, x, y, z)."""
+    index in (w, x, y, z). With a `step` above 1 only every so many-th byte is used."""
     largest, small = smallest_three(quats)
     out = np.empty((len(quats), 4), np.uint8)
-    out[:, :3] = np.clip(np.rint((small * np.sqrt(0.5) + 0.5) * 255), 0, 255)
+    codes = 128 + step * np.rint((small * np.sqrt(0.5) * 255 - 0.5) / step)
+    out[:, :3] = np.clip(codes, 0, 255)
     out[:, 3] = 252 + largest
     return out
 
@@ -156,26 +164,32 @@ class Codebook:
         return self.values[index]
 
 
-def fit_codebook(x: np.ndarray, weights: np.ndarray, tolerance: float = 0.0) -> Codebook:
-    """The best of three codebooks for the numbers `x`: their own values when 256 are enough, else
-    even steps or a Lloyd-Max quantiser, whichever has the smaller weighted squared error.
+def fit_codebook(x: np.ndarray, weights: np.ndarray, step: float = 0.0) -> Codebook:
+    """The best of three codebooks for the numbers `x`: their own values when 256 (or as many as
+    `step` asks for) are enough; even steps; or, where those have to be coarser than `step`, a
+    Lloyd-Max quantiser if its weighted squared error is clearly smaller.
 
     Args:
         x: any shape, finite.
         weights: non-negative, broadcastable to `x`.
-        tolerance: mean squared error with which even steps are good enough.
+        step: distance of levels that is fine enough; 0 for as fine as can be.
     """
     flat = x.ravel().astype(np.float32)
     unique = np.unique(flat)
-    if len(unique) <= LEVELS:
-        # unused entries: a number that is short in JSON and above every value
+    span = float(unique[-1]) - float(unique[0])
+    wanted = LEVELS if step <= 0 else int(min(LEVELS, np.ceil(span / step) + 1))
+    if len(unique) <= max(wanted, 2):
+        # unused entries: a number that is short in JSON and not below any value
         padded = np.concatenate([unique, np.full(LEVELS - len(unique), np.ceil(unique[-1]))])
         return Codebook(padded.astype(np.float32), "exact")
     w = np.broadcast_to(weights, x.shape).ravel().astype(np.float64)
     if not w.any():
         w = np.ones_like(w)
-    uniform = np.linspace(unique[0], unique[-1], LEVELS)
-    decimals = int(np.ceil(-np.log10((unique[-1] - unique[0]) / LEVELS / 10)))
+    uniform = np.linspace(unique[0], unique[-1], wanted)
+    decimals = int(np.ceil(-np.log10(span / wanted / 10)))
+    if wanted < LEVELS:
+        short = _short(uniform, decimals)
+        return Codebook(np.concatenate([short, np.full(LEVELS - wanted, short[-1])]), "uniform")
     # both are judged, and the second is found, on a fine histogram: its cost is one pass
     counts, edges = np.histogram(flat, _HISTOGRAM_BINS, weights=w)
     sums, _ = np.histogram(flat, edges, weights=w * flat)
@@ -187,8 +201,7 @@ def fit_codebook(x: np.ndarray, weights: np.ndarray, tolerance: float = 0.0) -> 
     ]
     errors = [float((w * (c.decode(c.encode(flat)) - flat) ** 2).sum()) for c in candidates]
     # even steps make smaller files, so the other has to be clearly better
-    good_enough = errors[0] <= max(tolerance * w.sum(), errors[1] / 0.7)
-    return candidates[0] if good_enough else candidates[1]
+    return candidates[0] if errors[0] <= errors[1] / 0.7 else candidates[1]
 
 
 def _short(levels: np.ndarray, decimals: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from PIL import Image
 from splat_assets import __version__
 from splat_assets.artifacts.manifest import write_bytes_atomic
 from splat_assets.compression.palette import Palette, build_palette, nearest
+from splat_assets.compression.precision import Precision
 from splat_assets.compression.quantize import (
     Codebook,
     canonical_rotations,
@@ -31,16 +32,14 @@ from splat_assets.compression.quantize import (
 from splat_assets.compression.sorting import Order, Sorting, sort_gaussians
 from splat_assets.errors import UserError
 from splat_assets.gaussians.cleanup import CleanupReport, clean
-from splat_assets.gaussians.gaussians import SH_C0, Gaussians
+from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.progress import Progress, silent
 
 META = "meta.json"
 PALETTE_COLUMNS = 64  # palette entries per image row, fixed by the format
 # scales beyond these (natural log) are invisible or infinite for any renderer
 _SCALE_RANGE = (-20.0, 20.0)
-# mean squared errors that do not show: 2 % of a size; half a step of an 8-bit screen colour
-_SCALE_TOLERANCE = 0.02**2
-_COLOR_TOLERANCE = (0.5 / 255 / SH_C0) ** 2
+_CODEBOOK_SHARE = 0.1  # of the palette's error that its codebook may add
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -48,14 +47,17 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 class SogOptions:
     """How to encode.
 
-    `palette_size` None searches for the smallest palette whose estimated colour error, seen alone,
-    is at most that of `palette_db`. Pictures come out some 14 dB better than that, because many
-    Gaussians overlap: the default leaves about 46 dB.
+    `precision` comes from `precision.measure_sensitivity` for a wanted quality (see `targets`); by
+    default everything is stored as finely as the format goes. `palette_size` None
+    searches for the smallest palette that has its `palette_mse`, or where that is 0, an estimated
+    colour error, seen alone, of at most that of `palette_db`.
     """
 
     order: Order = "hilbert"
     palette_size: int | None = None
     palette_db: float = 32.0
+    precision: Precision = field(default_factory=Precision)
+    drop_invisible: bool = False  # those that never reach 1/255, which nobody draws
     seed: int = 0
     extras: dict[str, Any] = field(default_factory=dict)  # application data kept in meta.json
 
@@ -70,6 +72,7 @@ class EncodedSog:
     palette_size: int  # 0 without view-dependent colour
     codebooks: dict[str, str]  # property → kind of codebook
     cleanup: CleanupReport
+    precision: Precision
 
     @property
     def field_bytes(self) -> dict[str, int]:
@@ -84,14 +87,15 @@ def encode_sog(
     Raises `UserError` when no Gaussian has finite values, `Cancelled` when asked to stop.
     """
     options, progress = options or SogOptions(), progress or silent()
-    kept, cleanup = clean(gaussians)
+    precision = options.precision
+    kept, cleanup = clean(gaussians, drop_invisible=options.drop_invisible)
     if not len(kept):
         raise UserError(
             "The splat holds no Gaussian with finite values; there is nothing to encode."
         )
     if cleanup.dropped:
         progress.warn(cleanup.describe())
-    means = quantize_means(kept.means)
+    means = quantize_means(kept.means, precision.means)
     sorting = sort_gaussians(
         options.order, means.values, lambda: _sorting_features(kept), options.seed
     )
@@ -101,18 +105,18 @@ def encode_sog(
     progress.update(0.1, "Quantising positions, rotations and colours")
     quats, scales = canonical_rotations(kept.quats, np.clip(kept.scales, *_SCALE_RANGE))
     weights = importance(kept)
-    scale_book = fit_codebook(scales, weights[:, None], _SCALE_TOLERANCE)
-    color_book = fit_codebook(kept.sh0[:, 0], weights[:, None], _COLOR_TOLERANCE)
+    scale_book = fit_codebook(scales, weights[:, None], precision.scales)
+    color_book = fit_codebook(kept.sh0[:, 0], weights[:, None], precision.sh0)
     values = means.values[sorting.permutation]
     sh0 = np.empty((len(kept), 4), np.uint8)
     sh0[:, :3] = color_book.encode(kept.sh0[:, 0])
-    sh0[:, 3] = np.rint(_sigmoid(kept.opacities) * 255)
+    sh0[:, 3] = _opacity_bytes(kept.opacities, precision.opacities)
 
     size = _image_size(len(kept))
     files = {
         "means_l.webp": _encode_image((values & 255).astype(np.uint8), size),
         "means_u.webp": _encode_image((values >> 8).astype(np.uint8), size),
-        "quats.webp": _encode_image(pack_quats(quats), size),
+        "quats.webp": _encode_image(pack_quats(quats, precision.quats), size),
         "scales.webp": _encode_image(scale_book.encode(scales), size),
         "sh0.webp": _encode_image(sh0, size),
     }
@@ -140,10 +144,8 @@ def encode_sog(
         palette = _fit_palette(kept, weights, options, progress.span(0.3, 0.9))
         book, centroids, labels = _quantize_palette(kept, palette)
         palette_size, codebooks["shN"] = len(centroids), book.kind
-        files["shN_centroids.webp"] = _encode_palette(centroids)
-        label_bytes = np.zeros((len(kept), 3), np.uint8)
-        label_bytes[:, 0], label_bytes[:, 1] = labels & 255, labels >> 8
-        files["shN_labels.webp"] = _encode_image(label_bytes, size)
+        pictures = _smallest_palette_pictures(centroids, labels, size)
+        files["shN_centroids.webp"], files["shN_labels.webp"] = pictures
         meta["shN"] = {
             "count": palette_size,
             "bands": kept.sh_degree,
@@ -152,19 +154,25 @@ def encode_sog(
         }
     progress.update(0.95, "Encoded")
     files[META] = json.dumps(meta, separators=(",", ":"), allow_nan=False).encode()
-    return EncodedSog(files, len(kept), sorting, palette_size, codebooks, cleanup)
+    return EncodedSog(files, len(kept), sorting, palette_size, codebooks, cleanup, precision)
 
 
-def write_bundle(path: Path | str, encoded: EncodedSog) -> int:
-    """Write a `.sog` file atomically; returns its size in bytes."""
+def bundle_bytes(encoded: EncodedSog) -> bytes:
+    """The contents of a `.sog` file."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as bundle:
         for name, data in encoded.files.items():
             info = zipfile.ZipInfo(name, _ZIP_DATE)
             info.create_system = 3  # else the platform's
             bundle.writestr(info, data)
-    write_bytes_atomic(Path(path), buffer.getvalue())
-    return buffer.tell()
+    return buffer.getvalue()
+
+
+def write_bundle(path: Path | str, encoded: EncodedSog) -> int:
+    """Write a `.sog` file atomically; returns its size in bytes."""
+    data = bundle_bytes(encoded)
+    write_bytes_atomic(Path(path), data)
+    return len(data)
 
 
 def write_folder(folder: Path | str, encoded: EncodedSog) -> int:
@@ -196,7 +204,7 @@ def _fit_palette(
 ) -> Palette:
     # an orthonormal basis: the mean over the sphere of the squared colour error of a channel is
     # the squared distance of its coefficients over 4 pi; over three channels, 12 pi
-    max_mse = 12 * math.pi * 10 ** (-options.palette_db / 10)
+    max_mse = options.precision.palette_mse or 12 * math.pi * 10 ** (-options.palette_db / 10)
     points = np.ascontiguousarray(g.shN.reshape(len(g), -1))
     return build_palette(
         points,
@@ -212,14 +220,31 @@ def _quantize_palette(g: Gaussians, palette: Palette) -> tuple[Codebook, np.ndar
     """The palette's codebook, its entries as bytes [K, C, 3], and labels [N] for what a decoder
     will see of it."""
     usage = np.bincount(palette.labels, minlength=len(palette.vectors)).astype(np.float64)
-    # beside the error of sharing entries, that of coarser levels hardly shows
-    tolerance = 0.25 * palette.mse / palette.vectors.shape[1]
-    book = fit_codebook(palette.vectors, usage[:, None], tolerance)
+    share = _CODEBOOK_SHARE * palette.mse / palette.vectors.shape[1]
+    book = fit_codebook(palette.vectors, usage[:, None], math.sqrt(12 * share))
     codes = book.encode(palette.vectors)
     labels = palette.labels
     if not palette.is_exact:
         labels, _ = nearest(g.shN.reshape(len(g), -1), book.decode(codes))
     return book, codes.reshape(len(codes), -1, 3), labels
+
+
+def _smallest_palette_pictures(
+    centroids: np.ndarray, labels: np.ndarray, size: tuple[int, int]
+) -> tuple[bytes, bytes]:
+    """Entries in the order they have (like beside like), or in the order of their first use (with
+    many entries the labels then mostly count up), whichever makes the smaller images."""
+    first = np.full(len(centroids), len(labels), np.int64)
+    np.minimum.at(first, labels, np.arange(len(labels)))
+    candidates = []
+    for order in (np.arange(len(centroids)), np.argsort(first, kind="stable")):
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        renamed = rank[labels]
+        texels = np.zeros((len(labels), 3), np.uint8)
+        texels[:, 0], texels[:, 1] = renamed & 255, renamed >> 8
+        candidates.append((_encode_palette(centroids[order]), _encode_image(texels, size)))
+    return min(candidates, key=lambda pair: len(pair[0]) + len(pair[1]))
 
 
 def _encode_palette(codes: np.ndarray) -> bytes:
@@ -255,6 +280,12 @@ def _encode_webp(pixels: np.ndarray) -> bytes:
 def _numbers(book: Codebook) -> list[float]:
     """The shortest decimals that give the same float32."""
     return [float(str(value)) for value in book.values]
+
+
+def _opacity_bytes(logits: np.ndarray, step: int) -> np.ndarray:
+    """[N] multiples of `step` and 255; what is visible stays visible."""
+    values = step * np.rint(_sigmoid(logits) * 255 / step)
+    return np.clip(values, min(step, 255), 255) if step > 1 else values
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -90,6 +90,13 @@ class TrainOptions(StageOptions):
 class CompressOptions(StageOptions):
     """How the splat is compressed and published."""
 
+    preset: Literal["web", "standard", "archive"] = Field(
+        "standard", description="PSNR kept against the trained splat: about 40, 48 or 58 dB"
+    )
+    target_db: float | None = Field(
+        None, ge=25, le=70, description="keep this PSNR against the trained splat instead"
+    )
+    max_mb: float | None = Field(None, gt=0, description="at most this size, at what quality fits")
     order: Literal["hilbert", "morton", "plas", "none"] = "hilbert"
     palette_size: int | None = Field(
         None, ge=64, le=65536, description="SH palette entries; default: chosen per scene"

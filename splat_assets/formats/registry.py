@@ -16,7 +16,7 @@ from splat_assets.artifacts.manifest import write_bytes_atomic
 from splat_assets.errors import UserError
 from splat_assets.formats.values import DamagedError
 from splat_assets.gaussians.gaussians import Gaussians
-from splat_assets.progress import Progress
+from splat_assets.progress import Progress, silent
 
 _HEAD = 1 << 16
 
@@ -106,7 +106,7 @@ def read_splat(path: Path | str) -> Gaussians:
 def write_splat(path: Path | str, gaussians: Gaussians, progress: Progress | None = None) -> Format:
     """Write a splat in the format that the ending of `path` names, atomically.
 
-    SOG gets the encoder's defaults; `compression.files.compress_file` has its options.
+    SOG gets the preset `standard`; `compression.files.compress_file` has its options.
 
     Raises `UserError` when the ending names no format that is written, or there is nothing in it.
     """
@@ -119,9 +119,16 @@ def write_splat(path: Path | str, gaussians: Gaussians, progress: Progress | Non
 
         write_ply(path, gaussians)
     elif found.name == "sog":
-        from splat_assets.compression.sog_writer import encode_sog, write_bundle
+        from splat_assets.compression.compress import frame_splat
+        from splat_assets.compression.sog_writer import write_bundle
+        from splat_assets.compression.targets import encode_as_wished
+        from splat_assets.datasets.options import CompressOptions
+        from splat_assets.viewing.camera import orbit_views
 
-        write_bundle(path, encode_sog(gaussians, None, progress))
+        views = orbit_views(*frame_splat(gaussians))
+        options = CompressOptions.model_validate({})
+        wished = encode_as_wished(gaussians, options, views, progress or silent())
+        write_bundle(path, wished.encoded)
     else:
         assert found.encoder
         from splat_assets.gaussians.cleanup import clean

@@ -7,6 +7,7 @@ from splat_assets.compression.quantize import (
     fit_codebook,
     pack_quats,
     quantize_means,
+    signed_log,
     unpack_quats,
 )
 from splat_assets_tests.compression.splats import covariances, random_splat
@@ -82,8 +83,40 @@ def test_codebook_is_the_better_of_two(spread: str) -> None:
     error = np.mean((book.decode(book.encode(x)) - x) ** 2)
     step = (x.max() - x.min()) / 255
     assert error <= 1.02 * step**2 / 12
-    relaxed = fit_codebook(x, np.ones(len(x)), tolerance=step**2)
-    assert relaxed.kind == "uniform"
+
+
+@pytest.mark.parametrize("step", [0.001, 0.02, 0.3, 10.0])
+def test_codebook_is_as_coarse_as_asked(step: float) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, 20_000).astype(np.float32)
+    book = fit_codebook(x, np.ones(len(x)), step)
+    codes = book.encode(x)
+    worst = np.abs(book.decode(codes) - x).max()
+    assert worst <= 1.05 * max(step, 2 / 255) / 2
+    assert len(np.unique(codes)) <= np.ceil(2 / step) + 1
+    # 16 levels are 16 levels, and need no more when they are all there is
+    few = np.repeat(np.arange(16, dtype=np.float32), 10)
+    assert fit_codebook(few, np.ones(len(few)), 1.0).kind == "exact"
+
+
+@pytest.mark.parametrize("step", [1e-9, 1e-3, 0.1])
+def test_positions_as_coarse_as_asked(step: float) -> None:
+    means = random_splat(500).means
+    q = quantize_means(means, step)
+    logs = signed_log(means)
+    back = signed_log(dequantize_means(q.values, q.mins, q.maxs))
+    worst = np.abs(back - logs).max()
+    finest = np.ptp(logs, axis=0).max() / 65535
+    assert worst <= 1.01 * max(step, finest) / 2 + 1e-6
+    assert q.values.max() <= np.ceil(np.ptp(logs, axis=0).max() / max(step, finest)) + 1
+
+
+@pytest.mark.parametrize("step", [2, 3, 8])
+def test_rotations_as_coarse_as_asked(step: int) -> None:
+    quats, _ = canonical_rotations(random_splat(500).quats, random_splat(500).scales)
+    packed = pack_quats(quats, step)
+    assert len(np.unique(packed[:, :3])) <= 256 / step + 2
+    aligned = np.abs((unpack_quats(packed) * quats).sum(axis=1))
+    assert np.degrees(2 * np.arccos(np.clip(aligned, 0, 1))).max() < 1.6 * step
 
 
 def test_codebook_serves_what_weighs_most() -> None:

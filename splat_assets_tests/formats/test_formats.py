@@ -30,7 +30,7 @@ from splat_assets_tests.paths import shared_data
 LIMITS = {
     "ply": (0, 1e-6, 1e-7, 0, 0),
     "compressed-ply": (0.01, 0.02, 0.003, 0.03, 0.017),
-    "sog": (0.002, 0.1, 0.003, 0.03, 1.0),
+    "sog": (0.03, 0.3, 0.03, 0.2, 1.0),  # the preset's precision
     "spz": (1e-4, 0.08, 0.003, 0.03, 0.005),
     "splat": (0, 0.05, 0.003, 0.02, None),
     "glb": (1e-6, 1e-5, 1e-6, 1e-6, 1e-6),
