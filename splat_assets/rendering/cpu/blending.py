@@ -34,6 +34,7 @@ from splat_assets.rendering.cpu.simd import (
     load,
     lowest_bit,
     negative,
+    prefetch,
     read,
     round_down,
     smaller,
@@ -52,6 +53,7 @@ FORWARD_STRIDE = 6 * 16
 BACKWARD_STRIDE = 6 * 16
 SCRATCH = BLOCKS * BACKWARD_STRIDE
 PIXEL_X, PIXEL_Y = 6 * 16, 14 * 16  # where they begin in the tables
+AHEAD = 8  # entries: rows come from the caches of whichever core projected them
 ONE = np.uint64(1)
 EVERY_BLOCK = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -156,6 +158,7 @@ def blend(  # type: ignore[no-untyped-def]
                 break
             r = np.int64(entries[max(entry, first)]) * ROW
             bits = coming & alive
+            prefetch(rows, np.int64(entries[min(entry + AHEAD, end - 1)]) * ROW)
             following = np.int64(entries[min(entry + 1, end - 1)]) * ROW
             coming = _touched(rows, following, tile_x, tile_y, tables)
             used = np.uint64(0)
@@ -280,6 +283,9 @@ def blend_backward(  # type: ignore[no-untyped-def]
                     pixel += 1
                     target += 1
         for entry in range(starts[tile], starts[tile + 1]):
+            later = min(entry + AHEAD, starts[tile + 1] - 1)
+            prefetch(rows, np.int64(entries[later]) * ROW)
+            prefetch(sums, np.int64(slots[later]) * ROW)
             bits = masks[entry]
             to = np.int64(slots[entry]) * ROW
             if bits == 0:

@@ -143,6 +143,23 @@ def write(typingctx, array, index, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def prefetch(typingctx, array, index):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of `array[index]`, which is needed soon."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        bytes_ = ir.IntType(8).as_pointer()
+        place = builder.bitcast(_element(context, builder, sig.args[0], args[0], args[1]), bytes_)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [bytes_, _I32, _I32, _I32]),
+            "llvm.prefetch.p0",
+        )  # fmt: skip
+        builder.call(function, [place, *(ir.Constant(_I32, n) for n in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
+
+
+@intrinsic
 def fetch_add(typingctx, array, index, amount):  # type: ignore[no-untyped-def]
     """Atomically add to `array[index]` (int64) and return what was there: hands out tasks."""
 
