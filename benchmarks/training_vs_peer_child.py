@@ -57,13 +57,15 @@ def score(ply: Path, split: Split, background: float = 0.0) -> dict[str, Any]:
 
 
 def train(poses: Path, out: Path, *, steps: int, max_gaussians: int, seed: int) -> None:
-    """One run of ours; the cleanup that asks the held-out views is off."""
+    """One run of ours. The cleanup that asks the held-out views is off, and so is the correction of
+    exposure: it leaves held-out photos at an exposure of their own, and the peer has none."""
     options = TrainOptions(
         steps=steps,
         max_gaussians=max_gaussians,
         long_side=LONG_SIDE,
         test_every=HOLD_OUT_EVERY,
         cleanup=False,
+        exposure="off",
         seed=seed,
     )
     train_splat(
