@@ -14,7 +14,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from splat_assets.rendering.cpu.simd import fetch_add
+from splat_assets.rendering.cpu.tasks import next_task
 from splat_assets.rendering.cpu.team import team
 
 _ROWS = 16  # image rows a task
@@ -63,10 +63,10 @@ def _flat(tensor: Tensor) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _apply(counter, image, matrix, height, width, out):  # type: ignore[no-untyped-def]
+def _apply(share, image, matrix, height, width, out):  # type: ignore[no-untyped-def]
     m = matrix
     while True:
-        begin = fetch_add(counter, 0, 1) * 16
+        begin = next_task(share) * 16
         if begin >= height:
             break
         for pixel in range(begin * width, min(begin + 16, height) * width):
@@ -79,12 +79,12 @@ def _apply(counter, image, matrix, height, width, out):  # type: ignore[no-untyp
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _apply_backward(  # type: ignore[no-untyped-def]
-    counter, image, matrix, v_out, height, width, v_image, sums
+    share, image, matrix, v_out, height, width, v_image, sums
 ):
     """`sums` [height, 12] float64: the derivatives with respect to the matrix, a row of pixels."""
     m = matrix
     while True:
-        begin = fetch_add(counter, 0, 1) * 16
+        begin = next_task(share) * 16
         if begin >= height:
             break
         for y in range(begin, min(begin + 16, height)):

@@ -19,7 +19,6 @@ from splat_assets.rendering.cpu.simd import (
     above,
     absolute,
     choose,
-    fetch_add,
     fill,
     fma,
     load,
@@ -28,6 +27,7 @@ from splat_assets.rendering.cpu.simd import (
     store,
     write,
 )
+from splat_assets.rendering.cpu.tasks import next_task
 from splat_assets.rendering.cpu.team import team
 
 _BETAS = (0.9, 0.999)  # literals in the kernel, as is eps, 1e-15
@@ -64,7 +64,7 @@ def adam(parameters: Sequence[AdamTensors]) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _adam(counter, table, numbers):  # type: ignore[no-untyped-def]
+def _adam(share, table, numbers):  # type: ignore[no-untyped-def]
     none = fill(np.float32(0.0))
     largest = fill(np.float32(3.4e38))
     keep_1, keep_2 = fill(np.float32(0.9)), fill(np.float32(0.999))
@@ -73,7 +73,7 @@ def _adam(counter, table, numbers):  # type: ignore[no-untyped-def]
     last_few = np.zeros(64, np.float32)
     tasks = table[-1, 5] if len(table) else 0
     while True:
-        task = fetch_add(counter, 0, 1)
+        task = next_task(share)
         if task >= tasks:
             break
         row = 0
@@ -132,10 +132,10 @@ def disturb(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _disturb(counter, means, quats, scales, opacities, strength, seed):  # type: ignore[no-untyped-def]
+def _disturb(share, means, quats, scales, opacities, strength, seed):  # type: ignore[no-untyped-def]
     count = len(opacities)
     while True:
-        begin = fetch_add(counter, 0, 1) * 512
+        begin = next_task(share) * 512
         if begin >= count:
             break
         for i in range(begin, min(begin + 512, count)):

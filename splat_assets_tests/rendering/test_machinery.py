@@ -12,6 +12,7 @@ import torch
 
 from splat_assets.rendering import cuda_check
 from splat_assets.rendering.cpu import buffers
+from splat_assets.rendering.cpu.tasks import next_task, shares
 from splat_assets.rendering.cpu.team import Team
 from splat_assets.rendering.rasterize import rasterize
 from splat_assets.rendering.warm_up import warm_up, warm_up_beside
@@ -23,7 +24,7 @@ def test_a_team_runs_every_member_and_hands_on_errors() -> None:
     team = Team(3)
     seen: list[int] = []
 
-    def note(counter: np.ndarray) -> None:
+    def note(share: object) -> None:
         seen.append(threading.get_ident())
 
     team.run(100, note)
@@ -32,7 +33,7 @@ def test_a_team_runs_every_member_and_hands_on_errors() -> None:
     team.run(2, note)
     assert len(set(seen)) == 2
 
-    def fail(counter: np.ndarray) -> None:
+    def fail(share: object) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("helper")
 
@@ -41,6 +42,16 @@ def test_a_team_runs_every_member_and_hands_on_errors() -> None:
     seen.clear()
     team.run(3, note)
     assert len(seen) == 3
+
+
+def test_every_task_is_done_once_and_most_by_whom_they_belong_to() -> None:
+    for members, tasks in ((1, 5), (2, 9), (3, 100), (4, 4)):
+        parts = shares(members, tasks)
+        assert next_task(parts[-1]) == tasks * (members - 1) // members
+        rest = [next_task(parts[0]) for _ in range(tasks - 1)]
+        assert rest[0] == 0 or members == 1
+        assert sorted([tasks * (members - 1) // members, *rest]) == list(range(tasks))
+        assert all(next_task(part) >= tasks for part in parts)
 
 
 def test_memory_comes_back_only_when_nobody_holds_it() -> None:

@@ -25,7 +25,6 @@ from splat_assets.rendering.cpu.simd import (
     both,
     choose,
     exp2,
-    fetch_add,
     fill,
     fma,
     fnma,
@@ -43,6 +42,7 @@ from splat_assets.rendering.cpu.simd import (
     store,
     write,
 )
+from splat_assets.rendering.cpu.tasks import next_task
 
 BLOCKS = 64  # of a tile
 # float32 a block in a thread's scratch memory: T, r, g, b, depth, Σ w going forward; T, R and the
@@ -107,7 +107,7 @@ def _touched(rows, r, tile_x, tile_y, tables):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def blend(  # type: ignore[no-untyped-def]
-    counter, rows, entries, starts, masks, save, tables, scratches, width, height,
+    share, rows, entries, starts, masks, save, tables, scratches, width, height,
     background, image, channels, colour_at, depth_at, alphas,
 ):  # fmt: skip
     """Blend every tile into `image` [H·W·channels] and `alphas` [H·W] (flat).
@@ -118,7 +118,7 @@ def blend(  # type: ignore[no-untyped-def]
     """
     tiles_x = (width + TILE - 1) // TILE
     tiles = len(starts) - 1
-    scratch = scratches[fetch_add(counter, 1, 1)]
+    scratch = scratches[share[1]]
     none = fill(np.float32(0.0))
     unit = fill(np.float32(1.0))
     threshold = fill(np.float32(1.0 / 255.0))
@@ -128,7 +128,7 @@ def blend(  # type: ignore[no-untyped-def]
     red_behind, green_behind = fill(background[0]), fill(background[1])
     blue_behind = fill(background[2])
     while True:
-        tile = fetch_add(counter, 0, 1)
+        tile = next_task(share)
         if tile >= tiles:
             break
         x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
@@ -232,14 +232,14 @@ def blend(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def blend_backward(  # type: ignore[no-untyped-def]
-    counter, rows, entries, slots, starts, masks, tables, scratches, width, height,
+    share, rows, entries, slots, starts, masks, tables, scratches, width, height,
     image, channels, colour_at, depth_at, alphas, v_image, v_alphas, with_alpha, absgrad, sums,
 ):  # fmt: skip
     """Fill the row of `sums` (see projection.py) of every (Gaussian, tile) from the gradients of
     the image (and of alpha when `with_alpha`)."""
     tiles_x = (width + TILE - 1) // TILE
     tiles = len(starts) - 1
-    scratch = scratches[fetch_add(counter, 1, 1)]
+    scratch = scratches[share[1]]
     none = fill(np.float32(0.0))
     unit = fill(np.float32(1.0))
     threshold = fill(np.float32(1.0 / 255.0))
@@ -247,7 +247,7 @@ def blend_backward(  # type: ignore[no-untyped-def]
     least = fill(np.float32(1e-4))
     floor = fill(np.float32(-64.0))
     while True:
-        tile = fetch_add(counter, 0, 1)
+        tile = next_task(share)
         if tile >= tiles:
             break
         x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE

@@ -18,7 +18,8 @@ import numpy as np
 from numba import njit
 
 from splat_assets.rendering.cpu.harmonics import RELAXED, sh_basis
-from splat_assets.rendering.cpu.simd import fetch_add, read
+from splat_assets.rendering.cpu.simd import read
+from splat_assets.rendering.cpu.tasks import next_task
 
 # One row of 16 float32 (a cache line) per Gaussian and camera:
 #   0 mean x   1 mean y   2 k   3 A   4 B   5 lo = log2(opacity)   6 lo + log2(255), widened a hair
@@ -76,7 +77,7 @@ def tile_rect(rows, r, tiles_x, tiles_y):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=RELAXED)
 def project(  # type: ignore[no-untyped-def]
-    counter, means, quats, scales, opacities, sh0, stride0, shN, strideN, offsetN, degree, camera,
+    share, means, quats, scales, opacities, sh0, stride0, shN, strideN, offsetN, degree, camera,
     width, height, antialiased, rows, depths, corners, spans, offsets, radii,
 ):  # fmt: skip
     """Fill `rows`, `depths` (the bits of positive float32, uint32), `radii` and the touched tiles.
@@ -98,7 +99,7 @@ def project(  # type: ignore[no-untyped-def]
     near, far, eps2d = camera[23], camera[24], camera[25]
     bands = (degree + 1) * (degree + 1) - 1
     while True:
-        begin = fetch_add(counter, 0, 1) * TASK
+        begin = next_task(share) * TASK
         if begin >= count:
             break
         for i in range(begin, min(begin + TASK, count)):

@@ -13,7 +13,8 @@ from numba import njit
 
 from splat_assets.rendering.cpu.harmonics import RELAXED, sh_basis, sh_gradient
 from splat_assets.rendering.cpu.projection import ROW, TASK
-from splat_assets.rendering.cpu.simd import fetch_add, fill, read, store, write
+from splat_assets.rendering.cpu.simd import fill, read, store, write
+from splat_assets.rendering.cpu.tasks import next_task
 
 
 @njit(inline="always")
@@ -23,7 +24,7 @@ def add_to(array, index, value):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=RELAXED)
 def project_backward(  # type: ignore[no-untyped-def]
-    counter, means, quats, scales, opacities, sh0, stride0, shN, strideN, offsetN, degree, camera,
+    share, means, quats, scales, opacities, sh0, stride0, shN, strideN, offsetN, degree, camera,
     antialiased, rows, offsets, sums, absgrad, first,
     v_means, v_quats, v_scales, v_opacities, v_sh0, v_shN, v_camera, v_means2d,
 ):  # fmt: skip
@@ -44,7 +45,7 @@ def project_backward(  # type: ignore[no-untyped-def]
     total = np.zeros(12, np.float64)
     none = fill(np.float32(0.0))
     while True:
-        task = fetch_add(counter, 0, 1)
+        task = next_task(share)
         begin = task * TASK
         if begin >= count:
             break

@@ -1,6 +1,6 @@
 """A few threads that run one GIL-free kernel together and sleep in between.
 
-The kernels hand out their tasks among themselves through an atomic counter, so a thread that comes
+The kernels hand out their tasks among themselves through atomic counters, so a thread that comes
 late finds less to do and nobody spins. numba's own parallel loops are not used: their fastest
 layers spin between loops, the default one aborts the process when two Python threads meet in it,
 and they take several times longer to compile.
@@ -14,13 +14,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from splat_assets.compute import available_threads
+from splat_assets.rendering.cpu.tasks import shares
 
 
 class Team:
-    """Runs `kernel(counter, …)` on `threads` threads, the caller's among them.
+    """Runs `kernel(share, …)` on `threads` threads, the caller's among them.
 
     Calls from several Python threads take turns. The helpers are daemons, made on first use.
     """
@@ -31,24 +30,24 @@ class Team:
         self._helpers: list[_Helper] = []
 
     def run(self, tasks: int, kernel: Callable[..., None], *arguments: Any) -> None:
-        """Call `kernel(counter, *arguments)` on as many threads as there are tasks for.
+        """Call `kernel(share, *arguments)` on as many threads as there are tasks for.
 
-        `counter` [2] int64 is zero: adding to its first place hands out tasks, adding to its second
-        tells a thread its number among those that run (0 …, below `threads`).
+        `share` is what `tasks.next_task` hands out tasks by; `share[1]` is the thread's number
+        among those that run (0 …, below `threads`).
         """
-        counter = np.zeros(2, np.int64)
         members = max(1, min(self.threads, tasks))
+        parts = shares(members, tasks)
         if members == 1:
-            kernel(counter, *arguments)
+            kernel(parts[0], *arguments)
             return
         with self._turn:
             while len(self._helpers) < members - 1:
                 self._helpers.append(_Helper())
             called = self._helpers[: members - 1]
-            for helper in called:
-                helper.start(kernel, (counter, *arguments))
+            for helper, part in zip(called, parts[1:], strict=True):
+                helper.start(kernel, (part, *arguments))
             try:
-                kernel(counter, *arguments)
+                kernel(parts[0], *arguments)
             finally:
                 errors = [helper.wait() for helper in called]
             for error in errors:

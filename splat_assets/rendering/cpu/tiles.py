@@ -19,7 +19,8 @@ from splat_assets.rendering.cpu.projection import (
     tile_columns,
     tile_rect,
 )
-from splat_assets.rendering.cpu.simd import fetch_add, lowest_bit
+from splat_assets.rendering.cpu.simd import lowest_bit
+from splat_assets.rendering.cpu.tasks import next_task
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -79,14 +80,14 @@ def depth_order(depths, offsets, order, pairs):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def count_tiles(  # type: ignore[no-untyped-def]
-    counter, order, chunks, corners, spans, rows, width, height, histogram
+    share, order, chunks, corners, spans, rows, width, height, histogram
 ):
     """`histogram` [chunks, tiles] int64: how many of the Gaussians of a chunk of the depth order
     touch each tile. `order` are the visible Gaussians, sorted."""
     tiles_x = (width + TILE - 1) // TILE
     tiles_y = (height + TILE - 1) // TILE
     while True:
-        chunk = fetch_add(counter, 0, 1)
+        chunk = next_task(share)
         if chunk >= chunks:
             break
         histogram[chunk, :] = 0
@@ -124,14 +125,14 @@ def place_chunks(histogram, starts):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def fill_tiles(  # type: ignore[no-untyped-def]
-    counter, order, chunks, corners, spans, rows, width, height, histogram, offsets, entries, slots
+    share, order, chunks, corners, spans, rows, width, height, histogram, offsets, entries, slots
 ):
     """`entries`: the Gaussians of every tile; `slots`: the place of each entry in the numbering of
     `offsets` (Gaussian by Gaussian). `histogram` is used up."""
     tiles_x = (width + TILE - 1) // TILE
     tiles_y = (height + TILE - 1) // TILE
     while True:
-        chunk = fetch_add(counter, 0, 1)
+        chunk = next_task(share)
         if chunk >= chunks:
             break
         for rank in range(len(order) * chunk // chunks, len(order) * (chunk + 1) // chunks):

@@ -15,7 +15,6 @@ from splat_assets.rendering.cpu.simd import (
     absolute,
     at_least,
     choose,
-    fetch_add,
     fill,
     fma,
     fnma,
@@ -23,6 +22,7 @@ from splat_assets.rendering.cpu.simd import (
     load,
     store,
 )
+from splat_assets.rendering.cpu.tasks import next_task
 
 TAPS = 11  # of the window; the literals 10 (= TAPS - 1) and 30 below belong to it
 ROWS = 8  # image rows a task
@@ -36,7 +36,7 @@ def window_taps() -> np.ndarray:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def ssim_map(  # type: ignore[no-untyped-def]
-    counter, taps, image, target, height, width, weights, weight_step, planes, scratches, sums,
+    share, taps, image, target, height, width, weights, weight_step, planes, scratches, sums,
 ):  # fmt: skip
     """`sums` [height - 10] float64: the weighted SSIM of every row of windows. (The two mean
     squares only ever appear as their sum.)
@@ -45,7 +45,7 @@ def ssim_map(  # type: ignore[no-untyped-def]
     last window. When `planes` is not empty, its three planes of rows [height + 10, 3 width + 46]
     get the derivatives with respect to the window's mean, mean square and mean product.
     """
-    scratch = scratches[fetch_add(counter, 1, 1)]
+    scratch = scratches[share[1]]
     row_size = 3 * width
     size = (row_size + 47) // 16 * 16
     wide = row_size + 46
@@ -55,7 +55,7 @@ def ssim_map(  # type: ignore[no-untyped-def]
     two = fill(np.float32(2.0))
     c1, c2 = fill(np.float32(0.0001)), fill(np.float32(0.0009))
     while True:
-        begin = fetch_add(counter, 0, 1) * ROWS
+        begin = next_task(share) * ROWS
         if begin >= height - 10:
             break
         for y in range(begin, min(begin + ROWS, height - 10)):
@@ -108,12 +108,12 @@ def ssim_map(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def l1_ssim_gradient(  # type: ignore[no-untyped-def]
-    counter, taps, image, target, height, width, planes, scale_l1, scale_ssim, gradient, lanes,
+    share, taps, image, target, height, width, planes, scale_l1, scale_ssim, gradient, lanes,
     scratches, sums,
 ):  # fmt: skip
     """`gradient` (flat, like the image) of scale_l1 Σ|image - target| + scale_ssim Σ w SSIM, and
     `sums` [height] float64 of |image - target| per row. Without planes only L1 counts."""
-    scratch = scratches[fetch_add(counter, 1, 1)]
+    scratch = scratches[share[1]]
     row_size = 3 * width
     wide = row_size + 46
     size = (row_size + 47) // 16 * 16
@@ -124,7 +124,7 @@ def l1_ssim_gradient(  # type: ignore[no-untyped-def]
     l1, minus_l1 = fill(np.float32(scale_l1)), fill(np.float32(-scale_l1))
     factor = fill(np.float32(scale_ssim))
     while True:
-        begin = fetch_add(counter, 0, 1) * ROWS
+        begin = next_task(share) * ROWS
         if begin >= height:
             break
         for y in range(begin, min(begin + ROWS, height)):
