@@ -28,24 +28,28 @@ def load_sightings(poses: PoseModel, data: TrainingSet) -> dict[int, Sightings]:
 
     model = pycolmap.Reconstruction(str(poses.sparse))
     by_name = {image.name: image for image in model.images.values() if image.has_pose}
-    xyz = {number: point.xyz for number, point in model.points3D.items()}
-    errors = {number: point.error for number, point in model.points3D.items()}
+    known = sorted(
+        number
+        for number, point in model.points3D.items()
+        if point.track.length() and 0 <= point.error <= _MAX_ERROR_PX
+    )
+    numbers = np.array(known, np.int64)
+    xyz = np.array([model.points3D[number].xyz for number in known]).reshape(-1, 3)
+    errors = np.array([model.points3D[number].error for number in known])
     found = {}
     for index in data.train:
         view = data.views[index]
         image = by_name.get(view.name)
         if image is None:
             continue
-        seen = {point.point3D_id for point in image.points2D if point.has_point3D()}
-        ids = np.array(sorted(i for i in seen if 0 <= errors[i] <= _MAX_ERROR_PX), np.int64)
-        if not len(ids):
-            continue
-        camera = np.array([xyz[i] for i in ids]) @ view.viewmat[:3, :3].T + view.viewmat[:3, 3]
+        seen = [point.point3D_id for point in image.points2D if point.has_point3D()]
+        rows = np.flatnonzero(np.isin(numbers, np.array(seen, np.uint64).astype(np.int64)))
+        camera = xyz[rows] @ view.viewmat[:3, :3].T + view.viewmat[:3, 3]
         depth = camera[:, 2]
         with np.errstate(divide="ignore", invalid="ignore"):
             at = (camera @ view.K.T)[:, :2] / depth[:, None] / [view.width, view.height]
         good = (depth > 1e-6) & (at >= 0).all(axis=1) & (at < 1).all(axis=1)
         if good.any():
-            error = np.array([errors[i] for i in ids])
-            found[index] = Sightings(ids[good], at[good], depth[good], error[good])
+            rows = rows[good]
+            found[index] = Sightings(numbers[rows], at[good], depth[good], errors[rows])
     return found
