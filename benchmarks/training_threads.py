@@ -3,8 +3,9 @@
     python -m benchmarks.training_threads --poses FOLDER [--steps 1000] [--repeats 3]
 
 `FOLDER` is a version of the asset `camera_poses`. Each training runs in a process of its own, one
-thread and two threads in turn; the medians of wall and CPU seconds of the training loop (its
-scores on held-out views included) are compared, and the splats must be the same bytes. Wall times only mean something on an idle machine.
+thread and two threads in turn; the medians of wall and CPU seconds of the training loop (its scores
+on held-out views included) are compared, and the splats must be the same bytes. Wall times only
+mean something on an idle machine.
 Writes `benchmarks/results/training_threads.md`.
 """
 
@@ -44,7 +45,7 @@ def train(poses: Path, threads: int, steps: int, gaussians: int, long_side: int)
         run(trainer, *positional, **named)
         spent.extend((time.perf_counter() - wall, time.process_time() - cpu))
 
-    Trainer.run = timed  # type: ignore[method-assign]
+    Trainer.run = timed  # type: ignore[assignment, method-assign]
     options = TrainOptions(steps=steps, max_gaussians=gaussians, long_side=long_side)
     compute = Compute("cpu", "numba", "the benchmark asked for it", threads)
     with tempfile.TemporaryDirectory() as folder:
