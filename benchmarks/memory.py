@@ -26,11 +26,12 @@ import numpy as np
 GOAL_PER_GAUSSIAN = 1500
 GOAL_PER_PIXEL = 3
 GOAL_LARGE = 3e9
+POINTS = 10_000  # sparse points of every capture
 
 
 @dataclass(frozen=True)
 class Case:
-    """One process: a capture and a training on it that begins with its budget."""
+    """One process: a capture and a training on it that grows to its budget."""
 
     photos: int
     width: int
@@ -46,8 +47,8 @@ class Case:
         return self.photos * self.width * self.height
 
 
-FEW_GAUSSIANS = Case(8, 320, 50_000, 16)
-MANY_GAUSSIANS = Case(8, 320, 250_000, 16)
+FEW_GAUSSIANS = Case(8, 320, 50_000, 60)
+MANY_GAUSSIANS = Case(8, 320, 250_000, 60)
 FEW_PHOTOS = Case(10, 1600, 20_000, 120)
 LARGE = Case(100, 1600, 20_000, 120)
 LARGE_MANY = Case(100, 1600, 200_000, 120)
@@ -117,6 +118,7 @@ def run(case: Case, threads: int) -> dict[str, Any]:
             long_side=case.width,
             strategy="mcmc",
             test_every=50,
+            dense_init="off",
             checkpoint_every_sec=1.0,
         )
         splat = train_splat(
@@ -170,7 +172,7 @@ def make_capture(case: Case, folder: Path) -> None:
         photo.save(folder / "images" / f"{i:03d}.jpg", quality=90)
         image = pycolmap.Image(name=f"{i:03d}.jpg", camera_id=1, image_id=i + 1)
         model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(pose))
-    for xyz in rng.normal(size=(case.gaussians, 3)) * 0.6:
+    for xyz in rng.normal(size=(POINTS, 3)) * 0.6:
         model.add_point3D(xyz, pycolmap.Track(), rng.integers(0, 255, 3, np.uint8))
     (folder / "sparse" / "0").mkdir(parents=True)
     model.write(str(folder / "sparse" / "0"))

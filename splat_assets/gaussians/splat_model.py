@@ -38,7 +38,9 @@ class SplatModel(ArtifactFolder):
     `manifest.summary`: `num_gaussians`, `ply_bytes`, `psnr_db`, `ssim` (absent without held-out
     views), `num_test_views`, `steps`, `seconds`, `cpu_seconds`, `peak_memory_bytes`, `backend`,
     `device`, `resumed_from_step`, `sh_degree`, `scene_up` (unit vector), `scene_center`,
-    `scene_radius`.
+    `scene_radius`, `scene_units` (metres where GPS aligned the poses), `unregistered`, `cleanup`
+    (removed and kept by kind, PSNR before and after), `psnr_corrected_db` (after the affine map of
+    colours that fits each photo best), `lpips` and `exposure_spread` where there are any.
     """
 
     KIND: ClassVar[str] = "trained_splat"
