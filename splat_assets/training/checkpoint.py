@@ -26,7 +26,7 @@ from splat_assets.gaussians.splat_model import CHECKPOINT
 from splat_assets.training.outputs import to_gaussians
 
 _ARRIVING = ".training.ckpt.tmp"
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)

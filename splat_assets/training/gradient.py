@@ -8,12 +8,14 @@ reset of the original is left out; it costs more pictures than it saves floaters
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from splat_assets.training.contribution import Survey
 from splat_assets.training.mcmc import keep_most_opaque
 from splat_assets.training.optimizer import Params, SplatOptimizer
 from splat_assets.training.sampling import rotate_by_quats
@@ -58,6 +60,7 @@ class GradientStrategy:
         *,
         means_lr: float,
         extent: float,
+        look: Callable[[int], Survey] | None = None,
     ) -> None:
         """Collect gradients, and refine when the schedule says so."""
         if step >= schedule.refine_until:
@@ -103,25 +106,7 @@ class GradientStrategy:
         if len(wanted) > room:
             order = torch.argsort(score[wanted], descending=True, stable=True)
             wanted = torch.sort(wanted[order[:room]]).values
-        params = {name: p.detach() for name, p in optimizer.params.items()}
-        large = params["scales"][wanted].exp().amax(dim=1) > self.clone_scale * extent
-        clones, splits = wanted[~large], wanted[large]
-        new = {name: tensor[clones] for name, tensor in params.items()}
-        if len(splits):
-            # one half takes the place of the original, the other is appended
-            halves = {
-                name: tensor[splits].repeat_interleave(2, 0) for name, tensor in params.items()
-            }
-            white = torch.randn(
-                halves["means"].shape, generator=generator, device=halves["means"].device
-            )
-            offset = rotate_by_quats(halves["quats"], white * halves["scales"].exp())
-            halves["means"] = halves["means"] + offset
-            halves["scales"] = halves["scales"] - math.log(_SPLIT_SHRINK)
-            optimizer.write(splits, {name: tensor[0::2] for name, tensor in halves.items()})
-            new = {name: torch.cat([new[name], halves[name][1::2]]) for name in new}
-        if len(new["means"]):
-            optimizer.append(new)
+        clone_and_split(optimizer, wanted, self.clone_scale * extent, generator)
 
     def _prune(self, optimizer: SplatOptimizer, extent: float) -> None:
         params = optimizer.params
@@ -129,3 +114,29 @@ class GradientStrategy:
         keep &= params["scales"].detach().exp().amax(dim=1) < self.max_scale * extent
         if not keep.all() and keep.any():
             optimizer.select(keep)
+
+
+def clone_and_split(
+    optimizer: SplatOptimizer, chosen: Tensor, clone_scale: float, generator: torch.Generator
+) -> None:
+    """Two in place of each of the Gaussians `chosen` (ascending indices, no repeats).
+
+    Those up to `clone_scale` get a twin; larger ones become two smaller ones, drawn from the
+    Gaussian itself, of which one takes the place of the original.
+    """
+    params = {name: p.detach() for name, p in optimizer.params.items()}
+    large = params["scales"][chosen].exp().amax(dim=1) > clone_scale
+    clones, splits = chosen[~large], chosen[large]
+    new = {name: tensor[clones] for name, tensor in params.items()}
+    if len(splits):
+        halves = {name: tensor[splits].repeat_interleave(2, 0) for name, tensor in params.items()}
+        white = torch.randn(
+            halves["means"].shape, generator=generator, device=halves["means"].device
+        )
+        offset = rotate_by_quats(halves["quats"], white * halves["scales"].exp())
+        halves["means"] = halves["means"] + offset
+        halves["scales"] = halves["scales"] - math.log(_SPLIT_SHRINK)
+        optimizer.write(splits, {name: tensor[0::2] for name, tensor in halves.items()})
+        new = {name: torch.cat([new[name], halves[name][1::2]]) for name in new}
+    if len(new["means"]):
+        optimizer.append(new)

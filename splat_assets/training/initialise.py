@@ -1,4 +1,4 @@
-"""The Gaussians a run starts from: sparse points where there are enough, random fill elsewhere.
+"""The Gaussians a run starts from: sparse points, points found by stereo, random fill elsewhere.
 
 Pictures with alpha need no points: candidates that some picture shows as transparent are carved
 away (a visual hull), and what remains is coloured from the pictures.
@@ -15,10 +15,13 @@ from splat_assets.gaussians.gaussians import SH_REST
 from splat_assets.gaussians.sh import rgb_to_sh0
 from splat_assets.poses.pose_model import SparsePoints
 from splat_assets.training.dataset import TrainingSet
+from splat_assets.training.plane_sweep import DensePoints
 from splat_assets.training.scene import SceneFrame, camera_centers
 
 MIN_POINTS = 500  # fewer sparse points than this are filled up at random
 _FILL = 5_000
+_START = 0.7  # of the budget, where there are dense points
+_FILLED_IN = 0.1  # weight of a dense point that was not measured, but filled in
 _GRID = 72  # cells a side of the carving grid
 
 
@@ -32,12 +35,18 @@ def initial_gaussians(
     init_opacity: float,
     init_scale: float,
     seed: int,
+    dense: DensePoints | None = None,
 ) -> tuple[dict[str, Tensor], str]:
-    """Parameters by name (float32, CPU, before activation), and one sentence on their origin."""
+    """Parameters by name (float32, CPU, before activation), and one sentence on their origin.
+
+    With `dense` points a part of the budget is left to grow into.
+    """
     rng = np.random.default_rng(seed)
     xyz, rgb = _usable(points)
     origin = f"{len(xyz)} sparse points"
-    if len(xyz) < min(MIN_POINTS, budget):
+    if dense is not None and len(dense):
+        xyz, rgb, origin = _with_dense(xyz, rgb, dense, int(_START * budget), rng)
+    elif len(xyz) < min(MIN_POINTS, budget):
         count = min(_FILL, budget) - len(xyz)
         if data.has_alpha:
             extra, how = _carved_points(data, frame, count, rng), "points of the visual hull"
@@ -62,6 +71,22 @@ def initial_gaussians(
         "shN": np.zeros((n, SH_REST[sh_degree], 3)),
     }
     return {name: torch.from_numpy(np.float32(array)) for name, array in tensors.items()}, origin
+
+
+def _with_dense(
+    xyz: np.ndarray, rgb: np.ndarray, dense: DensePoints, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """All sparse points and, up to `count`, dense ones."""
+    if len(xyz) >= count:
+        return xyz, rgb, f"{len(xyz)} sparse points"
+    weight = np.where(dense.sure, 1.0, _FILLED_IN)
+    drawn = min(count - len(xyz), len(dense))
+    chosen = np.sort(rng.choice(len(dense), drawn, replace=False, p=weight / weight.sum()))
+    return (
+        np.concatenate([xyz, dense.xyz[chosen]]),
+        np.concatenate([rgb, dense.rgb[chosen]]),
+        f"{len(xyz)} sparse points and {drawn} found by stereo",
+    )
 
 
 def neighbour_distance(xyz: np.ndarray, extent: float) -> np.ndarray:

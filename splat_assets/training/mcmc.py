@@ -8,6 +8,7 @@ ever reset. Plain torch, but for the noise on the CPU, which is a kernel of its 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splat_assets.training.contribution import Survey
 from splat_assets.training.optimizer import Params, SplatOptimizer
 from splat_assets.training.sampling import draw_indices, rotate_by_quats
 from splat_assets.training.schedule import Schedule
@@ -66,6 +68,7 @@ class MCMCStrategy:
         *,
         means_lr: float,
         extent: float,
+        look: Callable[[int], Survey] | None = None,
     ) -> None:
         """Refine when the schedule says so; then disturb the faint ones."""
         if schedule.refines_at(step):
@@ -79,10 +82,10 @@ class MCMCStrategy:
         keep_most_opaque(optimizer, budget)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"budget": self.budget}
+        return {"budget": self.budget, "growth": self.growth}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.budget = int(state["budget"])
+        self.budget, self.growth = int(state["budget"]), float(state["growth"])
 
     def _relocate(self, optimizer: SplatOptimizer, generator: torch.Generator) -> None:
         opacities = torch.sigmoid(optimizer.params["opacities"].detach())

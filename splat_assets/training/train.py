@@ -7,11 +7,13 @@ checkpoint where one fits, and writes the artifact. A source that is already a s
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from splat_assets.artifacts.manifest import build_manifest, write_manifest
@@ -24,11 +26,13 @@ from splat_assets.poses.pose_model import PoseModel
 from splat_assets.progress import Progress
 from splat_assets.rendering.cpu.team import set_threads
 from splat_assets.rendering.warm_up import warm_up
+from splat_assets.training.budget import automatic_budget
 from splat_assets.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from splat_assets.training.dataset import TrainingSet, load_training_set
 from splat_assets.training.gradient import GradientStrategy
 from splat_assets.training.initialise import initial_gaussians
 from splat_assets.training.mcmc import MCMCStrategy
+from splat_assets.training.multiview import MultiViewStrategy
 from splat_assets.training.optimizer import SplatOptimizer
 from splat_assets.training.outputs import (
     to_gaussians,
@@ -37,6 +41,7 @@ from splat_assets.training.outputs import (
     write_evaluation,
 )
 from splat_assets.training.per_view import make_per_view
+from splat_assets.training.plane_sweep import DensePoints, dense_points
 from splat_assets.training.scene import SceneFrame, frame_from_cameras, frame_from_gaussians
 from splat_assets.training.scene_cleanup import clean_scene
 from splat_assets.training.schedule import Schedule, plan
@@ -97,21 +102,28 @@ def _train(
     state, reason = load_checkpoint(resume_dir, mark) if resume_dir else (None, "")
     if reason:
         progress.warn(reason)
-    tensors, origin = initial_gaussians(
-        data,
-        points,
-        frame,
-        budget=options.max_gaussians,
-        sh_degree=options.sh_degree,
-        init_opacity=schedule.init_opacity,
-        init_scale=schedule.init_scale,
-        seed=options.seed,
-    )
+    budget = options.max_gaussians or automatic_budget(data, compute)
+    began = time.monotonic(), time.process_time()
+    if state is None:
+        tensors, origin = initial_gaussians(
+            data,
+            points,
+            frame,
+            budget=budget,
+            sh_degree=options.sh_degree,
+            init_opacity=schedule.init_opacity,
+            init_scale=schedule.init_scale,
+            seed=options.seed,
+            dense=_dense(data, points.xyz, frame, budget, options, compute, progress),
+        )
+    else:
+        origin = str(state["origin"])
+        tensors = {name: entry["value"] for name, entry in state["optimizer"].items()}
     optimizer = SplatOptimizer(
         {name: tensor.to(compute.device) for name, tensor in tensors.items()},
         schedule.learning_rates(frame.extent),
     )
-    strategy = make_strategy(schedule, options.max_gaussians, len(optimizer))
+    strategy = make_strategy(schedule, budget, len(optimizer))
     trainer = Trainer(
         data,
         frame,
@@ -122,23 +134,52 @@ def _train(
         seed=options.seed,
         per_view=make_per_view(poses, data, frame, options, compute),
     )
+    trainer.add_time(time.monotonic() - began[0], time.process_time() - began[1])
     resumed_from = 0
     if state is not None:
         trainer.load_state_dict(state)
         resumed_from = trainer.step
         progress.update(0.05, f"Going on at step {resumed_from} of {schedule.steps}")
 
+    if (schedule.patience or schedule.target_psnr_db) and not data.test:
+        text = "There are no held-out views to stop early by; all planned steps are trained."
+        if text not in trainer.warnings:
+            trainer.warnings.append(text)
+            progress.warn(text)
+
     def save(state: dict[str, Any]) -> None:
         if resume_dir:
-            save_checkpoint(resume_dir, mark, state)
+            save_checkpoint(resume_dir, mark, {**state, "origin": origin})
 
     # the kernels share the CPU's threads; torch's own would spin beside them between small tasks
     with _torch_threads(1 if compute.device == "cpu" else compute.threads):
         trainer.run(
-            progress.span(0.02, 0.95), checkpoint_every_sec=options.checkpoint_every_sec, save=save
+            progress.span(0.04, 0.95), checkpoint_every_sec=options.checkpoint_every_sec, save=save
         )
     return _write(
         trainer, poses, out, options, origin=origin, resumed_from=resumed_from, progress=progress
+    )
+
+
+def _dense(
+    data: TrainingSet,
+    sparse: np.ndarray,
+    frame: SceneFrame,
+    budget: int,
+    options: TrainOptions,
+    compute: Compute,
+    progress: Progress,
+) -> DensePoints | None:
+    """Stereo points where the options want them; pictures with alpha have their visual hull."""
+    if options.dense_init == "off" or (options.dense_init == "auto" and data.has_alpha):
+        return None
+    return dense_points(
+        data,
+        sparse,
+        frame,
+        wanted=budget,
+        device=compute.device,
+        progress=progress.span(0.01, 0.04),
     )
 
 
@@ -147,6 +188,8 @@ def make_strategy(schedule: Schedule, budget: int, initial: int) -> Strategy:
     if schedule.strategy == "gradient":
         return GradientStrategy(budget)
     growth = (max(budget, 1) / max(initial, 1)) ** (1.0 / max(schedule.refinements, 1))
+    if schedule.strategy == "multiview":
+        return MultiViewStrategy(budget, growth=max(growth, 1.05))
     return MCMCStrategy(budget, growth=max(growth, 1.05))
 
 
@@ -200,6 +243,8 @@ def _write(
         "num_test_views": len(data.test),
         "num_train_views": len(data.train),
         "steps": schedule.steps,
+        "steps_planned": schedule.planned,
+        "budget": trainer.strategy.budget,
         "seconds": round(trainer.seconds, 2),
         "cpu_seconds": round(trainer.cpu_seconds, 2),
         "peak_memory_bytes": peak_memory_bytes(compute),
@@ -221,6 +266,8 @@ def _write(
         **trainer.per_view.summary(),
         **trainer.frame.summary(),
     }
+    if schedule.ended_at is not None:
+        summary["stopped_early_at"] = schedule.ended_at
     for name in ("psnr_db", "ssim", "lpips", "psnr_corrected_db", "train_psnr_db"):
         if name in evaluation:
             summary[name] = evaluation[name]

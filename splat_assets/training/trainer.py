@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -18,10 +19,13 @@ from splat_assets.compute import Compute
 from splat_assets.errors import Cancelled, UserError
 from splat_assets.progress import Progress
 from splat_assets.rendering.l1_ssim import l1_ssim
+from splat_assets.training.blur import blurred
+from splat_assets.training.contribution import Survey, survey
 from splat_assets.training.dataset import Sample, TrainingSet
 from splat_assets.training.evaluate import mean_scores, render, score_views
 from splat_assets.training.optimizer import Params, SplatOptimizer
 from splat_assets.training.per_view import PerView
+from splat_assets.training.plateau import should_end
 from splat_assets.training.scene import SceneFrame
 from splat_assets.training.schedule import Schedule
 
@@ -31,10 +35,11 @@ _REPORT_SEC = 0.5
 _CURVE_VIEWS = 6  # held-out views scored during training
 _MAX_BAD_STEPS = 20
 _MAX_MEMORY_RETRIES = 6
+_PRUNING_VIEWS = 64  # looked at to prune by contribution, spread over all training views
 
 
 class Strategy(Protocol):
-    """How Gaussians come and go; see `mcmc` and `gradient`."""
+    """How Gaussians come and go; see `mcmc`, `gradient` and `multiview`."""
 
     needs_absgrad: bool
     budget: int
@@ -50,6 +55,7 @@ class Strategy(Protocol):
         *,
         means_lr: float,
         extent: float,
+        look: Callable[[int], Survey],
     ) -> None: ...
     def shrink(self, budget: int, optimizer: SplatOptimizer) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -108,6 +114,7 @@ class Trainer:
                 last = self.step == self.schedule.steps
                 if self.step % self.schedule.eval_every == 0 or last:
                     psnr_db = self._record()
+                    self._end_where_nothing_is_gained()
                 now = time.monotonic()
                 if last or self.step % _REPORT_STEPS == 0 or now - reported > _REPORT_SEC:
                     reported = now
@@ -119,6 +126,11 @@ class Trainer:
             if save:
                 save(self.state_dict())
             raise
+
+    def add_time(self, seconds: float, cpu_seconds: float) -> None:
+        """Count what was spent on the run outside it (finding the initial Gaussians)."""
+        self._seconds += seconds
+        self._cpu_seconds += cpu_seconds
 
     @property
     def seconds(self) -> float:
@@ -140,6 +152,7 @@ class Trainer:
         return {
             "step": self.step,
             "steps": self.schedule.steps,
+            "ended_at": self.schedule.ended_at,
             "optimizer": self.optimizer.state_dict(),
             "strategy": self.strategy.state_dict(),
             "per_view": self.per_view.state_dict(),
@@ -157,6 +170,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.step = int(state["step"])
+        if state["ended_at"] is not None:
+            self.schedule = self.schedule.ending(int(state["ended_at"]))
         self.optimizer.load_state_dict(state["optimizer"])
         device = self.compute.device
         self.strategy.load_state_dict(
@@ -207,9 +222,13 @@ class Trainer:
         sample = self.data.sample(
             index, factor=factor, background=background, device=self.compute.device
         )
+        blur = schedule.blur_at(self.step)
+        if blur > 0:
+            sample = replace(sample, image=blurred(sample.image, sample.mask, blur))
         params = optimizer.params
-        means_lr = schedule.means_lr_at(self.step, self.frame.extent)
-        optimizer.set_learning_rate("means", means_lr)
+        rates = schedule.learning_rates(self.frame.extent, self.step)
+        for name, rate in rates.items():
+            optimizer.set_learning_rate(name, rate)
         info = self._backward(params, index, sample, background)
         if info is None:
             return
@@ -222,9 +241,12 @@ class Trainer:
             optimizer,
             info,
             self._noise_rng,
-            means_lr=means_lr,
+            means_lr=rates["means"],
             extent=self.frame.extent,
+            look=self._look,
         )
+        if schedule.min_contribution_px > 0 and self.step == schedule.refine_until:
+            self._prune_negligible()
         if schedule.refines_at(self.step) or self.step == schedule.steps - 1:
             self._drop_non_finite()
 
@@ -256,6 +278,40 @@ class Trainer:
         extra = self.per_view.loss(index, info)
         (loss if extra is None else loss + extra).backward()
         return info
+
+    def _look(self, count: int) -> Survey:
+        """What the Gaussians contribute to `count` training views, drawn at random."""
+        order = torch.randperm(len(self.data.train), generator=self._views_rng)
+        return self._survey([self.data.train[i] for i in order[:count].tolist()])
+
+    def _survey(self, indices: list[int]) -> Survey:
+        return survey(
+            self.params,
+            self.data,
+            indices,
+            sh_degree=self.schedule.sh_degree_at(self.step),
+            compute=self.compute,
+            factor=self.schedule.resolution_at(self.step),
+            exposed=self.per_view.exposed,
+        )
+
+    def _prune_negligible(self) -> None:
+        """Remove the Gaussians that hardly contribute to any training view."""
+        train = self.data.train
+        spread = torch.linspace(0, len(train) - 1, min(_PRUNING_VIEWS, len(train))).round()
+        found = self._survey([train[int(i)] for i in dict.fromkeys(spread.tolist())])
+        keep = ~found.negligible(self.schedule.min_contribution_px)
+        if keep.any() and not keep.all():
+            self.optimizer.select(keep)
+
+    def _end_where_nothing_is_gained(self) -> None:
+        """Begin the last phase once the held-out views say so."""
+        schedule = self.schedule
+        known = [p["psnr_db"] for p in self.curve if p["step"] > schedule.settled_from]
+        if schedule.ended_at is None and should_end(
+            known, patience=schedule.patience, target_psnr_db=schedule.target_psnr_db
+        ):
+            self.schedule = schedule.ending(self.step)
 
     @torch.no_grad()
     def _drop_non_finite(self) -> bool:

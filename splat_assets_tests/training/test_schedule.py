@@ -16,12 +16,14 @@ from splat_assets_tests.gaussians.test_ply import make_gaussians
 from splat_assets_tests.training.scenes import ring_viewmats
 
 
-@pytest.mark.parametrize("strategy", ["auto", "mcmc", "gradient"])
+@pytest.mark.parametrize("strategy", ["auto", "mcmc", "gradient", "multiview"])
 @pytest.mark.parametrize("steps", [1, 7, 100, 300, 1000, 7000, 30_000])
 def test_every_length_is_a_whole_run(steps: int, strategy: str) -> None:
     schedule = plan(TrainOptions(steps=steps, strategy=strategy), long_side=1000)
     assert schedule.resolution_at(0) <= schedule.resolution_at(steps - 1) == 1.0 or steps < 10
-    assert schedule.means_lr_at(steps, 2.0) == pytest.approx(0.01 * schedule.means_lr_at(0, 2.0))
+    first, last = schedule.learning_rates(2.0), schedule.learning_rates(2.0, steps)
+    assert last["means"] == pytest.approx(0.01 * first["means"])
+    assert last["sh0"] == pytest.approx(0.1 * first["sh0"])
     if steps >= 100:
         assert schedule.sh_degree_at(0) == 0
         assert schedule.sh_degree_at(steps // 2) == 3
@@ -30,9 +32,12 @@ def test_every_length_is_a_whole_run(steps: int, strategy: str) -> None:
     assert sum(schedule.refines_at(step) for step in range(steps)) == schedule.refinements
 
 
-def test_auto_depends_on_the_length() -> None:
-    assert plan(TrainOptions(steps=300), long_side=320).strategy == "gradient"
-    assert plan(TrainOptions(steps=1000), long_side=320).strategy == "mcmc"
+def test_short_runs_learn_faster_and_long_ones_as_published() -> None:
+    long, short = (plan(TrainOptions(steps=n), long_side=320) for n in (30_000, 1000))
+    rates = long.learning_rates(2.0)
+    assert rates["means"] == pytest.approx(3.2e-4)
+    assert rates["opacities"] == pytest.approx(5e-2)
+    assert all(short.learning_rates(2.0)[name] > rate for name, rate in rates.items())
 
 
 def test_small_images_are_not_reduced() -> None:
