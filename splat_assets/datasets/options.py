@@ -53,7 +53,11 @@ class FrameOptions(StageOptions):
 class PoseOptions(StageOptions):
     """How cameras are solved."""
 
-    feature_long_side: int = Field(1000, ge=64, description="pixels; images are reduced for SIFT")
+    feature_long_side: int = Field(
+        1000,
+        ge=64,
+        description="pixels; images are reduced to it for SIFT, and to half their size at most",
+    )
     max_features: int = Field(4096, ge=128, description="SIFT features per image")
     matching: Literal["auto", "exhaustive", "sequential", "spatial"] = "auto"
     mapper: Literal["auto", "incremental", "global"] = "auto"
@@ -68,11 +72,28 @@ class TrainOptions(StageOptions):
     """How Gaussians are trained."""
 
     steps: int = Field(1000, ge=1)
-    max_gaussians: int = Field(20_000, ge=100, description="budget; training never exceeds it")
+    max_gaussians: int | None = Field(
+        None, ge=100, description="budget, never exceeded; default: from pixels and memory"
+    )
     long_side: int = Field(320, ge=32, description="pixels of the training images' long side")
     sh_degree: int = Field(3, ge=0, le=3)
-    strategy: Literal["auto", "mcmc", "gradient"] = Field(
-        "auto", description="densification; auto depends on the run length"
+    strategy: Literal["auto", "mcmc", "gradient", "multiview"] = Field(
+        "auto", description="densification; auto is mcmc"
+    )
+    dense_init: Literal["auto", "on", "off"] = Field(
+        "auto", description="start from stereo points besides the sparse ones; auto: without alpha"
+    )
+    progressive_resolution: bool = Field(True, description="begin with reduced images")
+    progressive_blur: bool = Field(False, description="begin with blurred images")
+    sh_ramp: bool = Field(True, description="begin with plain colours, one SH band after the other")
+    plateau_patience: int = Field(
+        0, ge=0, description="stop after so many held-out scores (30 a run) without gain; 0: never"
+    )
+    target_psnr_db: float | None = Field(
+        None, gt=0, description="stop when the held-out views reach this PSNR"
+    )
+    min_contribution_px: float = Field(
+        0.0, ge=0, description="prune Gaussians that add less to every training view; 0: none"
     )
     exposure: Literal["auto", "on", "off"] = Field(
         "auto",
