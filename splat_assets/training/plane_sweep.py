@@ -24,7 +24,7 @@ _LONG_SIDE = 160  # pixels they are reduced to
 _NEIGHBOURS = 4
 _PLANES = 64
 _WINDOW = 5  # pixels of the correlation window
-_MIN_SCORE = 0.55  # mean correlation of the better half of the neighbours
+_MIN_SCORE = 0.55  # mean correlation with the two best neighbours
 _AGREEING = 1  # neighbours that must have measured the same
 _AGREEMENT = 0.03  # relative difference of depths that counts as the same surface
 _TEXTURE = 1e-4  # variance of a window that counts as texture (of values in 0..1)
@@ -210,7 +210,8 @@ def _sweep(view: _Small, others: list[_Small], targets: Tensor) -> tuple[Tensor,
     inverse = torch.linspace(1 / view.near, 1 / view.far, _PLANES, device=device)
     mean, variance = _moments(view.grey[None])
     rays = _rays(view)
-    scores = []
+    lowest = torch.full((_PLANES, height, width), -1.0, device=device)
+    first, second = lowest, lowest  # the two best of the neighbours
     for other in others:
         relative = other.viewmat @ torch.linalg.inv(view.viewmat)
         direction = rays @ (other.K @ relative[:3, :3]).T
@@ -231,9 +232,11 @@ def _sweep(view: _Small, others: list[_Small], targets: Tensor) -> tuple[Tensor,
         score = covariance[:, 0] / torch.sqrt(
             (other_variance[:, 0] + _TEXTURE) * (variance[:, 0] + _TEXTURE)
         )
-        scores.append(score.masked_fill(outside, -1.0))
-    stack = torch.stack(scores)  # [neighbours, planes, h, w]
-    better = stack.topk(max(1, (len(others) + 1) // 2), dim=0).values.mean(dim=0)
+        score = score.masked_fill(outside, -1.0)
+        second = torch.maximum(second, torch.minimum(first, score))
+        first = torch.maximum(first, score)
+    # hidden in one view, a surface may still show in two others
+    better = 0.5 * (first + second) if len(others) > 2 else first
     # neighbours vote: a window more, so that single pixels do not stray
     better = 0.5 * better + 0.5 * _box(better[:, None])[:, 0]
     best = better.argmax(dim=0)
@@ -297,6 +300,23 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _box(images: Tensor) -> Tensor:
+    """Means over windows of what lies inside the picture, of [B, C, h, w].
+
+    By adding shifted copies: several times faster on a CPU than `avg_pool2d`.
+    """
+    height, width = images.shape[-2:]
+    ones = torch.ones((1, 1, height, width), device=images.device)
+    return _window_sums(images) / _window_sums(ones)
+
+
+def _window_sums(images: Tensor) -> Tensor:
+    height, width = images.shape[-2:]
     half = _WINDOW // 2
-    rows = functional.avg_pool2d(images, (1, _WINDOW), 1, (0, half), count_include_pad=False)
-    return functional.avg_pool2d(rows, (_WINDOW, 1), 1, (half, 0), count_include_pad=False)
+    padded = functional.pad(images, (half, half, half, half))
+    rows = padded[..., :width].clone()
+    for shift in range(1, _WINDOW):
+        rows += padded[..., shift : shift + width]
+    sums = rows[..., :height, :].clone()
+    for shift in range(1, _WINDOW):
+        sums += rows[..., shift : shift + height, :]
+    return sums
