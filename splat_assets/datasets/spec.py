@@ -70,7 +70,7 @@ class DatasetSpec(BaseModel):
         return PipelineOptions(**resolved)  # type: ignore[arg-type]
 
     def to_yaml(self) -> str:
-        """The registry file's text; each value stays on its line however long, for grep and diff."""
+        """The registry file's text; long values stay on their line, for grep and diff."""
         return yaml.safe_dump(
             self.model_dump(mode="json", exclude_defaults=True),
             sort_keys=False,
