@@ -69,7 +69,7 @@ _FIRST_STEP_SECONDS = 0.03  # of 20 k Gaussians, to begin the calibration
 _START_SECONDS = 5.0
 _ACCEPTED = (0.85, 1.02)  # of the CPU seconds aimed at
 _PACE_REPEATS = 3
-_PEER_PACE_STEPS = (10, 60)
+_PEER_PACE_STEPS = (10, 40)
 _OUR_PACE_STEPS = 200
 _NEVER = 10**6
 
