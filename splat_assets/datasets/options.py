@@ -81,7 +81,9 @@ class TrainOptions(StageOptions):
         "auto", description="densification; auto is mcmc"
     )
     dense_init: Literal["auto", "on", "off"] = Field(
-        "auto", description="start from stereo points besides the sparse ones; auto: without alpha"
+        "auto",
+        description="start from stereo points besides the sparse ones; auto: with ten views or "
+        "more, and without alpha",
     )
     progressive_resolution: bool = Field(True, description="begin with reduced images")
     progressive_blur: bool = Field(False, description="begin with blurred images")

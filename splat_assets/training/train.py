@@ -47,6 +47,9 @@ from splat_assets.training.scene_cleanup import clean_scene
 from splat_assets.training.schedule import Schedule, plan
 from splat_assets.training.trainer import Strategy, Trainer
 
+# With few views stereo fits them from wrong depths: 4.4 dB lost on held-out views with six to
+# train on, 1 to 3 dB gained with twelve and more.
+_MIN_STEREO_VIEWS = 10
 _VERSIONED = ("splat.ply", "cameras.json", "eval.json", "views/")
 
 
@@ -171,7 +174,8 @@ def _dense(
     progress: Progress,
 ) -> DensePoints | None:
     """Stereo points where the options want them; pictures with alpha have their visual hull."""
-    if options.dense_init == "off" or (options.dense_init == "auto" and data.has_alpha):
+    fitting = not data.has_alpha and len(data.train) >= _MIN_STEREO_VIEWS
+    if options.dense_init == "off" or (options.dense_init == "auto" and not fitting):
         return None
     return dense_points(
         data,
