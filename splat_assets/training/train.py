@@ -6,7 +6,6 @@ checkpoint where one fits, and writes the artifact. A source that is already a s
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from splat_assets.artifacts.manifest import build_manifest, write_manifest
-from splat_assets.compute import Compute
+from splat_assets.compute import Compute, peak_memory_bytes
 from splat_assets.datasets.options import TrainOptions
 from splat_assets.gaussians.cleanup import clean
 from splat_assets.gaussians.ply import read_ply, write_ply
@@ -251,7 +250,7 @@ def _write(
         "budget": trainer.strategy.budget,
         "seconds": round(trainer.seconds, 2),
         "cpu_seconds": round(trainer.cpu_seconds, 2),
-        "peak_memory_bytes": peak_memory_bytes(compute),
+        "peak_memory_bytes": peak_memory_bytes(compute.device),
         "backend": compute.backend,
         "device": compute.device,
         "threads": compute.threads,
@@ -324,20 +323,6 @@ def _take_given(given: Path, out: Path, *, options: TrainOptions, progress: Prog
     write_manifest(out, manifest)
     progress.update(1.0, f"{len(gaussians)} Gaussians taken as given")
     return SplatModel.open(out)
-
-
-def peak_memory_bytes(compute: Compute) -> int:
-    """The most memory used at once: of the GPU's when training there, else of this process."""
-    if compute.device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated(compute.device))
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return int(psutil.Process().memory_info().rss)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 @contextmanager
