@@ -100,7 +100,7 @@ STAGES: dict[str, Stage] = {
             upstream="trained_splat",
             argument="splat",
             options="compress",
-            code_version="2",
+            code_version="3",
             isolated=True,
             needs_compute=True,
         ),

@@ -40,17 +40,26 @@ class QuantizedMeans:
 
 
 def quantize_means(means: np.ndarray, step: float = 0.0) -> QuantizedMeans:
-    """Positions [N, 3] on even levels of their signed logarithm, `step` apart where 65536 levels
-    would be finer. A reader knows 65536 levels between `mins` and `maxs`; with fewer in use `maxs`
-    lies beyond the last of them."""
+    """Positions [N, 3] on even levels of their signed logarithm, `step` apart or a little less
+    where 65536 levels would be finer.
+
+    Levels are thinned out in the low byte, which then has few values, and not by moving `maxs` away
+    to leave the upper levels unused: viewers take the scene's box from `maxs`, and their depth sort
+    has no resolution left in a box too large.
+    """
     logs = signed_log(means)
     mins, tops = logs.min(axis=0), logs.max(axis=0)
     span = np.where(tops > mins, tops - mins, 1.0)
-    levels = np.full(3, 65535.0)
+    per_high_byte = np.full(3, 256)
     if step > 0:
-        levels = np.clip(np.ceil(span / step), 1, 65535)
-    values = np.rint((logs - mins) / span * levels).astype(np.uint16)
-    maxs = np.where(levels < 65535, mins + span * (65535 / levels), tops)
+        per_high_byte = np.clip(np.ceil(span / step / 256), 1, 256).astype(np.int64)
+    last = 256 * per_high_byte - 1
+    index = np.rint((logs - mins) / span * last).astype(np.int64)
+    high, low = np.divmod(index, per_high_byte)
+    values = (256 * high + 256 * low // per_high_byte).astype(np.uint16)
+    # the outermost position lies on the last level in use
+    top_value = 65280 + 256 * (per_high_byte - 1) // per_high_byte
+    maxs = np.where(top_value < 65535, mins + span * (65535 / top_value), tops)
     return QuantizedMeans(values, mins, maxs)
 
 
