@@ -65,7 +65,7 @@ SHARES = {
         Share("1/1", 1.0, 40_000),
     )
 }
-_FIRST_STEP_SECONDS = 0.03  # of 20 k Gaussians, to begin the calibration
+_FIRST_STEP_SECONDS = 0.018  # of 20 k Gaussians, to begin the calibration
 _START_SECONDS = 5.0
 _ACCEPTED = (0.85, 1.02)  # of the CPU seconds aimed at
 _PACE_REPEATS = 3

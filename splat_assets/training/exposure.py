@@ -23,7 +23,10 @@ from splat_assets.training.dataset import TrainingSet
 from splat_assets.training.row_adam import RowAdam
 from splat_assets.training.tracks import Sightings
 
-_MIN_SPREAD = 0.02  # of the gains: photos whose exposure was fixed show less than half a percent
+# of the gains; fixed exposure shows less than half a percent. A splat takes up a few percent by
+# itself and held-out photos, not compensated, then come out better: photos_banana (3 %) gained 0.2
+# and lost 1.1 dB on two splits, video_walkaround lost 0.4
+_MIN_SPREAD = 0.08
 _MIN_SIGHTINGS = 20  # of a view, below which its gain is not believed
 _DARK, _BRIGHT = 0.04, 0.96  # colours beyond are clipped, and tell nothing of the exposure
 _TRAVEL = 1.5  # first rate × visits of a view: with the decay each number can move by about 0.3

@@ -20,15 +20,15 @@ Stages = tuple[tuple[int, float], ...]  # (first step, value), ascending
 # run of a hundredth of the steps gets 100 to that power times the rate.
 _LONG_RUN, _SHORT_RUN = 30_000, 300
 _RATES = {
-    "means": (1.6e-4, 1 / 2),  # × scene extent
-    "scales": (5e-3, 1 / 3),
-    "quats": (1e-3, 1 / 3),
-    "opacities": (5e-2, 1 / 6),
-    "sh0": (2.5e-3, 1 / 3),
-    "shN": (2.5e-3 / 20, 1 / 3),
+    "means": (1.6e-4, 0.55),  # × scene extent
+    "scales": (5e-3, 0.4),
+    "quats": (1e-3, 0.4),
+    "opacities": (5e-2, 0.2),
+    "sh0": (2.5e-3, 0.4),
+    "shN": (2.5e-3 / 20, 0.4),
 }
-_LR_MEANS_FINAL = 0.01  # of the first at the end, as in 3DGS
-_LR_FROM, _LR_FINAL = 0.5, 0.1  # the other rates fall to a tenth in the second half
+_MEANS_FINAL = (0.01, 0.4)  # of the first at the end; likewise
+_LATE, _LATE_FINAL = 0.7, 0.2  # from this part of the run the other rates fall to this
 _RESOLUTION = ((0.0, 0.25), (0.1, 0.5), (0.25, 1.0))  # from this part of the run, this factor
 _BLUR = ((0.0, 2.4), (0.1, 1.2), (0.25, 0.6), (0.5, 0.0))  # standard deviation in pixels
 _MIN_PIXELS = 120  # of the long side, below which nothing is left to learn from
@@ -51,6 +51,7 @@ class Schedule:
     blur: Stages  # of the target pictures, standard deviation in pixels
     eval_every: int
     rates: Mapping[str, float]  # at the first step; "means" × scene extent
+    means_final: float  # the means' last rate, of their first
     init_opacity: float
     init_scale: float  # × mean distance to the three nearest neighbours
     patience: int = 0  # end after so many scores without gain; 0: never
@@ -83,11 +84,11 @@ class Schedule:
 
     def learning_rates(self, extent: float, step: int = 0) -> dict[str, float]:
         """Adam's rate of each parameter: the means' decays throughout, as 3DGS has it, the others
-        in the second half."""
+        late in the run."""
         position = self.position(step)
-        late = _LR_FINAL ** (max(0.0, position - _LR_FROM) / (1.0 - _LR_FROM))
+        late = _LATE_FINAL ** (max(0.0, position - _LATE) / (1.0 - _LATE))
         rates = {name: rate * late for name, rate in self.rates.items()}
-        rates["means"] = self.rates["means"] * extent * _LR_MEANS_FINAL**position
+        rates["means"] = self.rates["means"] * extent * self.means_final**position
         return rates
 
     def refines_at(self, step: int) -> bool:
@@ -133,7 +134,8 @@ def plan(options: TrainOptions, *, long_side: int) -> Schedule:
         ramp=_resolution_ramp(steps, long_side) if options.progressive_resolution else ((0, 1.0),),
         blur=_stages(_BLUR, steps) if options.progressive_blur else ((0, 0.0),),
         eval_every=max(1, steps // (30 if stops_early else 10)),
-        rates=_first_rates(steps),
+        rates={name: _for_length(steps, *rate) for name, rate in _RATES.items()},
+        means_final=_for_length(steps, *_MEANS_FINAL),
         init_opacity=0.5 if mcmc else 0.1,
         init_scale=0.5 if mcmc else 1.0,
         patience=options.plateau_patience,
@@ -142,9 +144,8 @@ def plan(options: TrainOptions, *, long_side: int) -> Schedule:
     )
 
 
-def _first_rates(steps: int) -> dict[str, float]:
-    shortness = _LONG_RUN / min(max(steps, _SHORT_RUN), _LONG_RUN)
-    return {name: rate * shortness**power for name, (rate, power) in _RATES.items()}
+def _for_length(steps: int, value: float, power: float) -> float:
+    return value * (_LONG_RUN / min(max(steps, _SHORT_RUN), _LONG_RUN)) ** power
 
 
 def _resolution_ramp(steps: int, long_side: int) -> Stages:
