@@ -43,7 +43,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "pruning below 0.5 px": {"min_contribution_px": 0.5},
     "strategy gradient": {"strategy": "gradient"},
     "strategy multiview": {"strategy": "multiview"},
-    "exposure off": {"exposure": "off"},
+    "exposure on": {"exposure": "on"},
     "cleanup off": {"cleanup": False},
 }
 FIGURES = ("psnr_db", "ssim", "cpu_seconds", "seconds", "num_gaussians", "steps")
