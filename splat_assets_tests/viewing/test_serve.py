@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import signal
 import subprocess
 import sys
 import time
@@ -149,16 +150,21 @@ def test_closing_frees_the_port(folder: Path) -> None:
 
 
 def test_serve_says_where_and_ends_on_ctrl_c(folder: Path) -> None:
-    import signal
-
-    code = "import sys; from splat_assets.viewing.serve import serve; serve(sys.argv[1])"
+    # a runner in the background hands on that Ctrl-C is ignored
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from splat_assets.viewing.serve import serve; serve(sys.argv[1])"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    line = process.stdout.readline()
-    assert "http://127.0.0.1:" in line and str(folder) in line
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
+    try:
+        line = process.stdout.readline()
+        assert "http://127.0.0.1:" in line and str(folder) in line
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
     process.stdout.close()
