@@ -21,7 +21,7 @@ from splat_assets.training.scene import SceneFrame, camera_centers
 MIN_POINTS = 500  # fewer sparse points than this are filled up at random
 _FILL = 5_000
 _START = 0.9  # of the budget, where there are dense points
-_FILLED_IN = 0.05  # weight of a dense point that was not measured, but filled in
+_FILLED_IN = 0.1  # weight of a dense point that was not measured, but filled in
 _GRID = 72  # cells a side of the carving grid
 
 
