@@ -26,8 +26,9 @@ def write_report(work: Path, peer_version: str) -> str:
         f"`python -m benchmarks.training_vs_peer`, {time.strftime('%Y-%m-%d')}, "
         f"{platform.machine()}, {available_threads()} cores; OpenSplat {peer_version} built for "
         "the CPU. How it is made fair is told in the benchmark's docstring. Figures are medians "
-        "over seeds; CPU seconds are those of whole processes on one core. Split A was looked at "
-        "while settings were chosen, split B was not.",
+        "over seeds (one run of the peer, which has no seed option); CPU seconds are those of "
+        "whole processes on one core, start-up included. Split A was looked at while settings were "
+        "chosen, split B was not. Measured on a shared machine: ratios count, not seconds.",
         "",
         *_pace_lines(scenes),
         *_quality_lines(scenes),
