@@ -17,8 +17,8 @@ GOALS = {"1/10": 0.0, "1/4": 1.0, "1/1": 2.0}
 PACE_GOAL = 6.0
 
 
-def write_report(work: Path, peer_version: str) -> str:
-    """Write and return the report."""
+def write_report(work: Path, peer_version: str, notes: list[str]) -> str:
+    """Write and return the report, with `notes` on the circumstances at its end."""
     scenes = sorted(p for p in work.iterdir() if (p / "poses" / "manifest.json").is_file())
     lines = [
         "# CPU training against OpenSplat",
@@ -32,6 +32,8 @@ def write_report(work: Path, peer_version: str) -> str:
         "",
         *_pace_lines(scenes),
         *_quality_lines(scenes),
+        "",
+        *(f"- {note}" for note in [*_missing(scenes), *notes]),
     ]
     text = "\n".join(lines) + "\n"
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +135,21 @@ def _summary_lines(leads: dict[tuple[str, str], list[tuple[float, float, float]]
             f"{min(psnr):+.2f} | {fmean(ssim):+.3f} | {text} | {_verdict(reached)} |"
         )
     return lines
+
+
+def _missing(scenes: list[Path]) -> list[str]:
+    """What was not measured, in sentences."""
+    runs = [path for scene in scenes for path in scene.glob("?/peer_*/run.json")]
+    tried = sorted({path.parent.name.removeprefix("peer_") for path in runs})
+    names = [
+        f"{scene.name} at {share}"
+        for scene in scenes
+        for share in GOALS
+        if not (scene / f"ours_{share.replace('/', 'of')}.json").is_file()
+    ]
+    names += [f"steps of {s.name}" for s in scenes if not (s / "A" / "pace" / "run.json").is_file()]
+    lines = [f"Settings of OpenSplat that were run: {', '.join(tried)}."] if tried else []
+    return [*lines, *([f"Not measured yet: {', '.join(names)}."] if names else [])]
 
 
 def _best_peer(folder: Path) -> dict[str, Any] | None:
