@@ -82,8 +82,8 @@ class TrainOptions(StageOptions):
     )
     dense_init: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="start from stereo points besides the sparse ones; auto: with ten views or "
-        "more, and without alpha",
+        description="start from stereo points besides the sparse ones; auto: with ten training "
+        "views or more",
     )
     progressive_resolution: bool = Field(True, description="begin with reduced images")
     progressive_blur: bool = Field(False, description="begin with blurred images")

@@ -172,8 +172,8 @@ def _dense(
     compute: Compute,
     progress: Progress,
 ) -> DensePoints | None:
-    """Stereo points where the options want them; pictures with alpha have their visual hull."""
-    fitting = not data.has_alpha and len(data.train) >= _MIN_STEREO_VIEWS
+    """Stereo points where the options want them."""
+    fitting = len(data.train) >= _MIN_STEREO_VIEWS
     if options.dense_init == "off" or (options.dense_init == "auto" and not fitting):
         return None
     return dense_points(

@@ -72,7 +72,7 @@ def test_a_run_that_reaches_its_target_ends_and_resumes_alike(tmp_path: Path) ->
     assert 40 < whole.summary["steps"] < 600
     assert whole.summary["steps_planned"] == 600
     assert whole.summary["stopped_early_at"] < whole.summary["steps"]
-    assert whole.summary["psnr_db"] > 29
+    assert whole.summary["psnr_db"] > 28.8  # the last phase moves it by a little
     # interrupted in the last phase
     k = whole.summary["stopped_early_at"] + 3
     with pytest.raises(Cancelled):
