@@ -105,6 +105,9 @@ class TrainOptions(StageOptions):
     refine_poses: bool = Field(False, description="correct the cameras while training")
     depth_weight: float = Field(0.0, ge=0, description="weight of depth at sparse points; 0: off")
     cleanup: bool = Field(True, description="remove floaters where no held-out view suffers")
+    selective_adam: bool = Field(
+        False, description="on CUDA: each step changes only the Gaussians that its view shows"
+    )
     test_every: int = Field(8, ge=0, description="every n-th image is held out; 0 holds out none")
     checkpoint_every_sec: float = Field(30.0, gt=0, description="seconds between checkpoints")
     seed: int = 0

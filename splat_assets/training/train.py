@@ -124,6 +124,7 @@ def _train(
     optimizer = SplatOptimizer(
         {name: tensor.to(compute.device) for name, tensor in tensors.items()},
         schedule.learning_rates(frame.extent),
+        selective=options.selective_adam,
     )
     strategy = make_strategy(schedule, budget, len(optimizer))
     trainer = Trainer(
