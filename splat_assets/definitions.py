@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import dagster as dg
 
 from splat_assets.defs.camera_poses import camera_poses
 from splat_assets.defs.compressed_splat import compressed_splat
+from splat_assets.defs.executors import select_executor
 from splat_assets.defs.frames import frames
 from splat_assets.defs.jobs import add_dataset, recompress, reconstruct
 from splat_assets.defs.raw_dataset import raw_dataset
@@ -17,23 +17,14 @@ from splat_assets.defs.resources import ComputeResource, RegistryResource, Store
 from splat_assets.defs.runner import RETRY_SEC, StageRunner
 from splat_assets.defs.sensors import launch_added, registry_partitions
 from splat_assets.defs.trained_splat import trained_splat
-
-# A forked step starts in 1 s, a spawned one in 3; a chain has one step ready at a time anyway.
-EXECUTOR = dg.multiprocess_executor.configured(
-    {
-        "max_concurrent": 2,
-        "start_method": {"forkserver": {"preload_modules": ["splat_assets.definitions"]}}
-        if sys.platform != "win32"
-        else {"spawn": {}},
-    }
-)
+from splat_assets.settings import load_settings
 
 
 def build_defs(
     *,
     resources: Mapping[str, Any] | None = None,
     functions: Mapping[str, str] | None = None,
-    executor: dg.ExecutorDefinition = EXECUTOR,
+    executor: dg.ExecutorDefinition | None = None,
     retry_sec: float = RETRY_SEC,
 ) -> dg.Definitions:
     """The definitions; tests, the command line and production all call this.
@@ -41,6 +32,7 @@ def build_defs(
     Args:
         resources: replace `store`, `registry` or `compute`.
         functions: replace library functions by asset, as "module:function".
+        executor: who executes the steps; default: as `SPLAT_ASSETS_EXECUTOR` says.
         retry_sec: pause before a fetch that met network trouble is tried again.
     """
     shared: dict[str, Any] = {
@@ -61,7 +53,7 @@ def build_defs(
                 retry_sec=retry_sec,
             ),
         },
-        executor=executor,
+        executor=executor or select_executor(load_settings().executor),
     )
 
 

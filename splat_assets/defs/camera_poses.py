@@ -5,6 +5,7 @@ import dagster as dg
 from splat_assets.defs.checks import SPECS
 from splat_assets.defs.frames import frames
 from splat_assets.defs.metadata import materialized
+from splat_assets.defs.needs import needs
 from splat_assets.defs.partitions import DATASETS, GROUP, OWNERS, SFM_POOL
 from splat_assets.defs.runner import StageConfig, StageRunner
 from splat_assets.stages import CODE_VERSIONS
@@ -17,6 +18,7 @@ from splat_assets.stages import CODE_VERSIONS
     kinds={"python", "colmap"},
     owners=OWNERS,
     tags={"splat/device": "cpu"},
+    op_tags=needs(memory_gb=4),
     code_version=CODE_VERSIONS["camera_poses"],
     check_specs=SPECS["camera_poses"],
     pool=SFM_POOL,

@@ -4,6 +4,7 @@ import dagster as dg
 
 from splat_assets.defs.checks import SPECS
 from splat_assets.defs.metadata import materialized
+from splat_assets.defs.needs import needs
 from splat_assets.defs.partitions import DATASETS, GROUP, OWNERS
 from splat_assets.defs.runner import StageConfig, StageRunner
 from splat_assets.defs.trained_splat import trained_splat
@@ -17,6 +18,7 @@ from splat_assets.stages import CODE_VERSIONS
     kinds={"python", "sog"},
     owners=OWNERS,
     tags={"splat/device": "cpu"},
+    op_tags=needs(gpus=1, memory_gb=4),
     code_version=CODE_VERSIONS["compressed_splat"],
     check_specs=SPECS["compressed_splat"],
 )

@@ -4,6 +4,7 @@ import dagster as dg
 
 from splat_assets.defs.checks import SPECS
 from splat_assets.defs.metadata import materialized
+from splat_assets.defs.needs import needs
 from splat_assets.defs.partitions import DATASETS, GROUP, OWNERS
 from splat_assets.defs.raw_dataset import raw_dataset
 from splat_assets.defs.runner import StageConfig, StageRunner
@@ -17,6 +18,7 @@ from splat_assets.stages import CODE_VERSIONS
     kinds={"python", "pandas"},
     owners=OWNERS,
     tags={"splat/device": "cpu"},
+    op_tags=needs(memory_gb=2),
     code_version=CODE_VERSIONS["frames"],
     check_specs=SPECS["frames"],
 )

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from splat_assets.defs.metadata import materialized
+from splat_assets.defs.needs import needs
 from splat_assets.defs.partitions import DATASETS, GROUP, OWNERS
 from splat_assets.defs.runner import StageConfig, StageRunner
 from splat_assets.stages import CODE_VERSIONS
@@ -14,6 +15,7 @@ from splat_assets.stages import CODE_VERSIONS
     kinds={"huggingface", "file"},
     owners=OWNERS,
     tags={"splat/device": "network"},
+    op_tags=needs(cpus=1),
     code_version=CODE_VERSIONS["raw_dataset"],
 )
 def raw_dataset(

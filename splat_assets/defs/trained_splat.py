@@ -5,6 +5,7 @@ import dagster as dg
 from splat_assets.defs.camera_poses import camera_poses
 from splat_assets.defs.checks import SPECS
 from splat_assets.defs.metadata import materialized
+from splat_assets.defs.needs import needs
 from splat_assets.defs.partitions import DATASETS, GPU_POOL, GROUP, OWNERS
 from splat_assets.defs.runner import StageConfig, StageRunner
 from splat_assets.stages import CODE_VERSIONS
@@ -17,6 +18,7 @@ from splat_assets.stages import CODE_VERSIONS
     kinds={"pytorch", "gsplat"},
     owners=OWNERS,
     tags={"splat/device": "gpu"},
+    op_tags=needs(gpus=1, memory_gb=4),
     code_version=CODE_VERSIONS["trained_splat"],
     check_specs=SPECS["trained_splat"],
     pool=GPU_POOL,

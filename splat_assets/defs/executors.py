@@ -1,0 +1,70 @@
+"""Who executes the steps of a run: processes of this machine, or an engine of many hosts.
+
+`SPLAT_ASSETS_EXECUTOR` chooses; what a step needs of its host stands beside each asset (needs.py).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import dagster as dg
+
+from splat_assets.errors import UserError
+
+# What a step on another host cannot know by itself. Credentials are not among it: an engine shows
+# what is passed, so workers have them in their own environment.
+PASSED_ON = ("SPLAT_ASSETS_DATA", "SPLAT_ASSETS_DEVICE", "SPLAT_ASSETS_STEP_CPUS")
+
+# engine → its executor, the package that brings it
+ENGINES = {
+    "ray": ("dagster_ray:ray_executor", "splat-assets[ray]"),
+    "celery": ("dagster_celery:celery_executor", "dagster-celery"),
+    "k8s": ("dagster_k8s:k8s_job_executor", "dagster-k8s"),
+}
+EXECUTORS = ("multiprocess", "in_process", *ENGINES)
+
+
+def select_executor(name: str) -> dg.ExecutorDefinition:
+    """The executor of this name. Raises `UserError` for an unknown name or a missing package."""
+    if name == "multiprocess":
+        return _multiprocess()
+    if name == "in_process":
+        return dg.in_process_executor
+    if name not in ENGINES:
+        raise UserError(f"SPLAT_ASSETS_EXECUTOR is {name!r}; choose {', '.join(EXECUTORS)}.")
+    place, package = ENGINES[name]
+    module, _, attribute = place.partition(":")
+    try:
+        executor: dg.ExecutorDefinition = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise UserError(
+            f"SPLAT_ASSETS_EXECUTOR={name} needs a package that is not installed ({error}): "
+            f'pip install "{package}"'
+        ) from None
+    config = _engine_config(name)
+    return executor.configured(config) if config else executor
+
+
+def _multiprocess() -> dg.ExecutorDefinition:
+    # A forked step starts in 1 s, a spawned one in 3; a chain has one step ready at a time anyway.
+    start: dict[str, Any] = {"spawn": {}}
+    if sys.platform != "win32":
+        start = {"forkserver": {"preload_modules": ["splat_assets.definitions"]}}
+    return dg.multiprocess_executor.configured({"max_concurrent": 2, "start_method": start})
+
+
+def _engine_config(name: str) -> dict[str, Any]:
+    """What our environment says about an engine; the rest is its own default.
+
+    Needs are never set here: an executor's would override those of the assets.
+    """
+    if name == "ray":
+        # the address is RAY_API_SERVER_ADDRESS or RAY_ADDRESS, which Ray reads itself
+        return {"ray": {"env_vars": [key for key in PASSED_ON if key in os.environ]}}
+    if name == "celery" and os.environ.get("CELERY_BROKER_URL"):
+        broker = os.environ["CELERY_BROKER_URL"]
+        return {"broker": broker, "backend": os.environ.get("CELERY_RESULT_BACKEND", broker)}
+    return {}
