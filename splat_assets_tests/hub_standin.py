@@ -19,7 +19,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -59,15 +61,20 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A repository; `commits` grows with `HubStandIn.commit`, the last one is `main`."""
+    """A repository; `commits` grows with `HubStandIn.commit`, the last one is `main`.
+
+    `hub_id` is the Hub's own `_id`, which outlives a rename.
+    """
 
     repo_id: str
+    hub_id: str
     commits: list[Commit] = field(default_factory=list)
     token: str | None = None  # private: only with this bearer token
     gated: bool = False  # listed for all, files only with `token`
     disabled: bool = False
     tags: tuple[str, ...] = ()
     refs: dict[str, str] = field(default_factory=dict)  # tag or branch → sha
+    used_storage: int | None = None  # bytes of all commits; default: of the newest
 
     def find(self, revision: str) -> Commit | None:
         wanted = self.refs.get(revision, revision)
@@ -79,8 +86,9 @@ class Repo:
 class HubStandIn:
     """A Hub on the loopback, as a context manager.
 
-    `requests` counts by kind: "info", "tree", "list", "paths-info", "head", "get" (file bodies),
-    and `sent_bytes` the bytes of file bodies.
+    `requests` counts by kind: "info", "tree", "list", "paths-info", "auth-check", "head", "get"
+    (file bodies), and `sent_bytes` the bytes of file bodies. Every commit is a second later than
+    the one before, in whatever repository.
     """
 
     def __init__(self, *, port: int = 0, page: int = PAGE) -> None:
@@ -91,7 +99,8 @@ class HubStandIn:
         self.sent_bytes = 0
         self.page = page
         self.lock = threading.Lock()
-        self._failures: list[tuple[int, str]] = []
+        self._failures: list[tuple[int, str, dict[str, str]]] = []
+        self._num_commits = 0
         self._cut_after: int | None = None
         self.pause_sec = 0.0  # before every 64 kB of a file body: a slow line
         self._server = _Server(("127.0.0.1", port), _handler(self))
@@ -128,10 +137,31 @@ class HubStandIn:
         tags: tuple[str, ...] = (),
     ) -> Repo:
         """Serve `folder` as the first commit of a dataset repository."""
-        repo = Repo(repo_id, token=token, gated=gated, disabled=disabled, tags=tags)
-        self.repos[repo_id] = repo
+        self.repos[repo_id] = repo = self._new(repo_id, tags)
+        repo.token, repo.gated, repo.disabled = token, gated, disabled
         self.commit(repo_id, folder)
         return repo
+
+    def add_many(
+        self, repo_ids: Iterable[str], folder: Path, *, tags: tuple[str, ...] = ()
+    ) -> None:
+        """As `add` for thousands of repositories with the same files; each has its own sha."""
+        files = _blobs(folder)
+        for repo_id in repo_ids:
+            repo = self._new(repo_id, tags)
+            repo.commits.append(self._commit(repo_id, files))
+            self.repos[repo_id] = repo
+
+    def _new(self, repo_id: str, tags: tuple[str, ...]) -> Repo:
+        serial = f"{len(self.repos)} {self._num_commits} {repo_id}"
+        return Repo(repo_id, hashlib.sha1(serial.encode()).hexdigest()[:24], tags=tags)
+
+    def _commit(self, parent: str, files: dict[str, Blob]) -> Commit:
+        listed = "".join(f"{name}\0{blob.git_oid}\n" for name, blob in files.items())
+        sha = hashlib.sha1(f"{parent}\n{listed}".encode()).hexdigest()
+        self._num_commits += 1
+        at = datetime(2025, 1, 1) + timedelta(seconds=self._num_commits)
+        return Commit(sha, files, at.isoformat(timespec="milliseconds") + "Z")
 
     def commit(self, repo_id: str, folder: Path, *, tag: str | None = None) -> str:
         """Add a commit with the folder's present content; returns its sha.
@@ -139,19 +169,12 @@ class HubStandIn:
         The folder must not change while a commit refers to it: use one folder a commit.
         """
         repo = self.repos[repo_id]
-        files = {
-            path.relative_to(folder).as_posix(): _blob(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
         parent = repo.commits[-1].sha if repo.commits else ""
-        listed = "".join(f"{name}\0{blob.git_oid}\n" for name, blob in files.items())
-        sha = hashlib.sha1(f"{parent}\n{listed}".encode()).hexdigest()
-        modified = f"2025-01-{len(repo.commits) + 1:02d}T00:00:00.000Z"
-        repo.commits.append(Commit(sha, files, modified))
+        commit = self._commit(parent, _blobs(folder))
+        repo.commits.append(commit)
         if tag:
-            repo.refs[tag] = sha
-        return sha
+            repo.refs[tag] = commit.sha
+        return commit.sha
 
     def remove(self, repo_id: str) -> None:
         """As after a deletion on the Hub."""
@@ -164,10 +187,12 @@ class HubStandIn:
         self.repos[new] = repo
         self.renamed[old] = new
 
-    def fail_next(self, status: int, count: int = 1, *, kind: str = "") -> None:
+    def fail_next(
+        self, status: int, count: int = 1, *, kind: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         """Answer the next `count` requests (of one kind) with an HTTP error."""
         with self.lock:
-            self._failures += [(status, kind)] * count
+            self._failures += [(status, kind, headers or {})] * count
 
     def cut_next(self, num_bytes: int) -> None:
         """Close the connection of the next file body after `num_bytes`."""
@@ -180,12 +205,12 @@ class HubStandIn:
             self.paths.clear()
             self.sent_bytes = 0
 
-    def take_failure(self, kind: str) -> int | None:
+    def take_failure(self, kind: str) -> tuple[int, dict[str, str]] | None:
         with self.lock:
-            for index, (status, wanted) in enumerate(self._failures):
+            for index, (status, wanted, headers) in enumerate(self._failures):
                 if wanted in ("", kind):
                     del self._failures[index]
-                    return status
+                    return status, headers
         return None
 
     def take_cut(self) -> int | None:
@@ -201,6 +226,14 @@ class _Server(ThreadingHTTPServer):
         """A client that hangs up is no error of ours; everything else is shown."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
+
+
+def _blobs(folder: Path) -> dict[str, Blob]:
+    return {
+        path.relative_to(folder).as_posix(): _blob(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _blob(path: Path) -> Blob:
@@ -258,10 +291,12 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/whoami-v2":
             return self._guarded("whoami", lambda: self._json({"name": "stand-in"}))
         api = re.fullmatch(
-            r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?", path
+            r"/api/datasets/([^/]+/[^/]+)"
+            r"(?:/(revision|tree|paths-info|auth-check)(?:/([^/]+))?(?:/(.*))?)?",
+            path,
         )
         if api:
-            kind = api[2] if api[2] in ("tree", "paths-info") else "info"
+            kind = api[2] if api[2] in ("tree", "paths-info", "auth-check") else "info"
             return self._guarded(kind, lambda: self._api(api[1], kind, api[3], api[4]))
         resolve = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if resolve and method in ("GET", "HEAD"):
@@ -272,18 +307,21 @@ class _Handler(BaseHTTPRequestHandler):
     def _guarded(self, kind: str, answer: Any) -> None:
         with self.hub.lock:
             self.hub.requests[kind] += 1
-        status = self.hub.take_failure(kind)
-        if status is not None:
-            return self._error(status, "", "The stand-in fails on demand")
+        failure = self.hub.take_failure(kind)
+        if failure is not None:
+            return self._error(failure[0], "", "The stand-in fails on demand", failure[1])
         return answer()
 
     # --- answers ---
 
     def _list(self) -> None:
-        """`/api/datasets?author=…&search=…&filter=…&limit=…`, newest first, in pages."""
+        """`/api/datasets?author=…&search=…&filter=…&sort=…&limit=…&cursor=…`, in pages.
+
+        Sorted by a time, the latest comes first, as on the Hub since it dropped `direction`.
+        """
         want = {key: values[0] for key, values in self._query.items()}
         found = []
-        for repo in self.hub.repos.values():
+        for repo in list(self.hub.repos.values()):
             if repo.token and not repo.gated and not self._may_read(repo):
                 continue
             if want.get("author") not in (None, repo.repo_id.split("/")[0]):
@@ -295,18 +333,23 @@ class _Handler(BaseHTTPRequestHandler):
             found.append(repo)
         if want.get("sort") in ("lastModified", "last_modified"):
             found.sort(key=lambda repo: repo.commits[-1].modified, reverse=True)
+        elif want.get("sort") in ("createdAt", "created_at"):
+            found.sort(key=lambda repo: repo.commits[0].modified, reverse=True)
         limit = int(want.get("limit") or self.hub.page)
         start = int(want.get("cursor") or 0)
         page = found[start : start + min(limit, self.hub.page)]
         self._json([self._info(repo, repo.commits[-1]) for repo in page], self._next(start, found))
 
     def _api(self, repo_id: str, kind: str, revision: str | None, path: str | None) -> None:
-        found = self._find(repo_id, unquote(revision or "main"))
+        files = kind == "auth-check"  # a gated repository: may its files be read?
+        found = self._find(repo_id, unquote(revision or "main"), for_files=files)
         if found is None:
             return
         repo, commit = found
         if kind == "info":
             self._json(self._info(repo, commit, siblings=True))
+        elif kind == "auth-check":
+            self._json("OK")
         elif kind == "paths-info":
             wanted = self._wanted_paths()
             self._json([e for e in self._entries(commit, "", True) if e["path"] in wanted])
@@ -393,7 +436,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, repo: Repo, commit: Commit, *, siblings: bool = False) -> dict[str, Any]:
         info: dict[str, Any] = {
-            "_id": hashlib.sha1(repo.repo_id.encode()).hexdigest()[:24],
+            "_id": repo.hub_id,
             "id": repo.repo_id,
             "author": repo.repo_id.split("/")[0],
             "sha": commit.sha,
@@ -407,7 +450,12 @@ class _Handler(BaseHTTPRequestHandler):
             "likes": 0,
             "cardData": _card(commit),
         }
-        if siblings and "expand" not in self._query and "expand[]" not in self._query:
+        expand = self._query.get("expand", self._query.get("expand[]", []))
+        if expand:
+            used = repo.used_storage
+            info["usedStorage"] = used or sum(blob.size for blob in commit.files.values())
+            return {key: value for key, value in info.items() if key in {"_id", "id", *expand}}
+        if siblings:
             info["siblings"] = [{"rfilename": name} for name in commit.files]
         return info
 
@@ -486,9 +534,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _error(self, status: int, code: str, message: str) -> None:
+    def _error(
+        self, status: int, code: str, message: str, more: dict[str, str] | None = None
+    ) -> None:
         body = json.dumps({"error": message}).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        headers |= more or {}
         if code:
             headers["X-Error-Code"] = code
         headers["X-Error-Message"] = message
