@@ -25,6 +25,13 @@ _MAX_META = 16 << 20
 _MAX_MEMBER = 2 << 30
 _MAX_SIDE = 16383  # of a WebP image
 _PALETTE_COLUMNS = 64
+# Positions of more Gaussians than this need some bytes each; pictures have hardly more pixels than Gaussians,
+# and members are hardly packed. What goes beyond is a bomb.
+_PLAIN_COUNT, _MAX_PER_BYTE = 1 << 20, 64
+_MAX_SPARE = 16
+_SMALL_MEMBER, _MAX_PACKING = 1 << 22, 32
+
+_BLOCK = 1 << 18  # Gaussians worked on at a time
 
 ReadMember = Callable[[str, int], bytes]  # name, most bytes allowed
 
@@ -108,8 +115,9 @@ def _read_zip(bundle: zipfile.ZipFile, name: str, limit: int) -> bytes:
         info = bundle.getinfo(name)
     except KeyError:
         raise _DamagedError(f"is incomplete: {name} is missing") from None
-    if info.file_size > limit:
-        raise _DamagedError(f"holds {name} with more than {limit} bytes")
+    most = min(limit, max(_SMALL_MEMBER, _MAX_PACKING * info.compress_size))
+    if info.file_size > most:
+        raise _DamagedError(f"holds {name} with more than {most} bytes")
     try:
         # read one byte past the promised size at most: a bomb's header lies
         with bundle.open(info) as stream:
@@ -135,8 +143,7 @@ def _read_meta(read: ReadMember) -> dict[str, Any]:
 
 def _read_v2(meta: dict[str, Any], read: ReadMember) -> Gaussians:
     count = _integer(meta, "count", 1, _MAX_SIDE**2)
-    low, high = (_texels(read, name, count, 3) for name in _files(meta, "means", 2))
-    mins, maxs = _vector(meta["means"], "mins", 3), _vector(meta["means"], "maxs", 3)
+    means = _positions(meta, read, count)
     quats = unpack_quats(_texels(read, _files(meta, "quats", 1)[0], count, 4))
     scales = _codebook(meta, "scales")[_texels(read, _files(meta, "scales", 1)[0], count, 3)]
     sh0 = _texels(read, _files(meta, "sh0", 1)[0], count, 4)
@@ -144,13 +151,14 @@ def _read_v2(meta: dict[str, Any], read: ReadMember) -> Gaussians:
     if meta.get("shN"):
         shN = _read_sh_v2(meta, read, count)
     return Gaussians(
-        means=dequantize_means((high.astype(np.uint16) << 8) | low, mins, maxs),
+        means=means,
         quats=quats,
         scales=scales,
         opacities=_logit(sh0[:, 3].astype(np.float64) / 255),
         sh0=_codebook(meta, "sh0")[sh0[:, :3]][:, None, :],
         shN=shN,
         antialiased=meta.get("model") == "antialiased" or meta.get("antialias") is True,
+        flat=meta.get("model") == "2dgs",
     )
 
 
@@ -168,8 +176,7 @@ def _read_v1(meta: dict[str, Any], read: ReadMember) -> Gaussians:
     shape = meta["means"].get("shape")
     count = _integer({"count": shape[0] if isinstance(shape, list) and shape else None}, "count",
                      1, _MAX_SIDE**2)  # fmt: skip
-    low, high = (_texels(read, name, count, 3) for name in _files(meta, "means", 2))
-    mins, maxs = _vector(meta["means"], "mins", 3), _vector(meta["means"], "maxs", 3)
+    means = _positions(meta, read, count)
     if _mapping(meta, "quats").get("encoding") != "quaternion_packed":
         raise _DamagedError(
             "has an older rotation encoding than SOG 1; only quaternion_packed is read"
@@ -187,15 +194,31 @@ def _read_v1(meta: dict[str, Any], read: ReadMember) -> Gaussians:
         codes = _palette(read, centroids_name, coefficients)
         labels = _labels(read, labels_name, count, len(codes))
         least, most = _vector(entry, "mins", 1), _vector(entry, "maxs", 1)
-        shN = (least + (most - least) * (codes[labels] / 255.0)).astype(np.float32)
+        shN = (least + (most - least) * (codes / 255.0)).astype(np.float32)[labels]
     return Gaussians(
-        means=dequantize_means((high.astype(np.uint16) << 8) | low, mins, maxs),
+        means=means,
         quats=unpack_quats(_texels(read, _files(meta, "quats", 1)[0], count, 4)),
         scales=scales,
         opacities=np.ascontiguousarray(sh0[:, 3]),
         sh0=np.ascontiguousarray(sh0[:, None, :3]),
         shN=shN,
     )
+
+
+def _positions(meta: dict[str, Any], read: ReadMember, count: int) -> np.ndarray:
+    """[count, 3] float32."""
+    names = _files(meta, "means", 2)
+    mins, maxs = _vector(meta["means"], "mins", 3), _vector(meta["means"], "maxs", 3)
+    packed = sum(len(read(name, _MAX_MEMBER)) for name in names)
+    if count > max(_PLAIN_COUNT, _MAX_PER_BYTE * packed):
+        raise _DamagedError(f"is damaged: {packed} bytes cannot hold the places of {count}")
+    low, high = (_texels(read, name, count, 3) for name in names)
+    values = (high.astype(np.uint16) << 8) | low
+    means = np.empty((count, 3), np.float32)
+    for first in range(0, count, _BLOCK):  # it is done in float64
+        block = slice(first, first + _BLOCK)
+        means[block] = dequantize_means(values[block], mins, maxs)
+    return means
 
 
 def _linear(meta: dict[str, Any], key: str, texels: np.ndarray) -> np.ndarray:
@@ -205,19 +228,24 @@ def _linear(meta: dict[str, Any], key: str, texels: np.ndarray) -> np.ndarray:
     return (mins + (maxs - mins) * (texels / 255.0)).astype(np.float32)
 
 
-def _image(read: ReadMember, name: str) -> np.ndarray:
-    """[H, W, 4] uint8."""
+def _image(read: ReadMember, name: str, count: int) -> np.ndarray:
+    """[H, W, 4] uint8, of not many more than `count` pixels."""
     data = read(name, _MAX_MEMBER)
     try:
         with Image.open(io.BytesIO(data), formats=("WEBP", "PNG")) as image:
+            width, height = image.size
+            if width * height > max(_PLAIN_COUNT, _MAX_SPARE * count):
+                raise _DamagedError(f"is damaged: {name} has {width} x {height} pixels")
             return np.asarray(image.convert("RGBA"))
+    except _DamagedError:
+        raise
     except Exception as error:  # Pillow raises many kinds for damaged files
         detail = str(error).partition("<")[0].strip()
         raise _DamagedError(f"is damaged: {name} is not a readable image ({detail})") from None
 
 
 def _texels(read: ReadMember, name: str, count: int, channels: int) -> np.ndarray:
-    pixels = _image(read, name).reshape(-1, 4)
+    pixels = _image(read, name, count).reshape(-1, 4)
     if len(pixels) < count:
         raise _DamagedError(f"is damaged: {name} holds {len(pixels)} of {count} Gaussians")
     return pixels[:count, :channels]
@@ -225,7 +253,7 @@ def _texels(read: ReadMember, name: str, count: int, channels: int) -> np.ndarra
 
 def _palette(read: ReadMember, name: str, coefficients: int) -> np.ndarray:
     """[entries, C, 3] bytes."""
-    pixels = _image(read, name)
+    pixels = _image(read, name, 1)
     if pixels.shape[1] != _PALETTE_COLUMNS * coefficients:
         raise _DamagedError(
             f"is damaged: {name} is {pixels.shape[1]} wide, not {_PALETTE_COLUMNS * coefficients}"

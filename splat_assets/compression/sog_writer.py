@@ -125,8 +125,8 @@ def encode_sog(
         "asset": {"generator": f"splat-assets {__version__}"},
         "count": len(kept),
     }
-    if kept.antialiased:
-        meta["model"] = "antialiased"
+    if kept.antialiased or kept.flat:
+        meta["model"] = "2dgs" if kept.flat else "antialiased"
     if options.extras:
         meta["extras"] = options.extras
     meta["means"] = {

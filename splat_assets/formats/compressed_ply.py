@@ -14,6 +14,7 @@ from splat_assets.compression.quantize import from_smallest_three, smallest_thre
 from splat_assets.compression.sorting import morton_key
 from splat_assets.formats.values import DamagedError, logit_of_byte, read_bytes, sigmoid, to_byte
 from splat_assets.gaussians.gaussians import SH_C0, SH_REST, Gaussians
+from splat_assets.gaussians.ply import mode_comments, mode_of_comment
 
 _CHUNK = 256
 _MAX_HEADER = 1 << 16
@@ -38,7 +39,7 @@ def is_compressed_ply(head: bytes) -> bool:
 def read_compressed_ply(path: Path) -> Gaussians:
     """Decode a compressed PLY."""
     data = read_bytes(path)
-    tables, antialiased = _tables(data)
+    tables, mode = _tables(data)
     missing = [name for name in ("chunk", "vertex") if name not in tables]
     if missing:
         raise DamagedError(f"is damaged: its header has no element {missing[0]!r}")
@@ -68,7 +69,7 @@ def read_compressed_ply(path: Path) -> Gaussians:
         opacities=logit_of_byte(colors[:, 3]),
         sh0=((rgb - 0.5) / SH_C0).astype(np.float32)[:, None, :],
         shN=_read_sh(tables.get("sh"), n),
-        antialiased=antialiased,
+        **dict.fromkeys(mode, True),
     )
 
 
@@ -99,7 +100,7 @@ def encode_compressed_ply(g: Gaussians) -> bytes:
     words[:, 3] = color.astype(np.uint32) @ np.array([1 << 24, 1 << 16, 1 << 8, 1], np.uint32)
     names = [*_RANGE_NAMES, *_COLOR_NAMES]
     lines = ["ply", "format binary_little_endian 1.0"]
-    lines += ["comment antialiased"] if g.antialiased else []
+    lines += mode_comments(g)
     lines += [f"element chunk {chunks}", *(f"property float {name}" for name in names)]
     lines += [f"element vertex {n}", *(f"property uint packed_{word}" for word in _WORDS)]
     rest = g.shN.shape[1]
@@ -114,20 +115,20 @@ def encode_compressed_ply(g: Gaussians) -> bytes:
     return b"".join([("\n".join([*lines, "end_header"]) + "\n").encode("ascii"), *body])
 
 
-def _tables(data: bytes) -> tuple[dict[str, np.ndarray], bool]:
-    """Every element as a structured array over `data`."""
+def _tables(data: bytes) -> tuple[dict[str, np.ndarray], frozenset[str]]:
+    """Every element as a structured array over `data`, and the flags of `Gaussians` set."""
     head, found, _ = data[:_MAX_HEADER].partition(b"end_header\n")
     if not found:
         raise DamagedError("is not a complete PLY: its header has no end")
     elements: list[tuple[str, int, list[tuple[str, str]]]] = []
-    antialiased = False
+    mode: frozenset[str] = frozenset()
     try:
         for line in head.decode("ascii").splitlines()[1:]:
             words = line.split()
             if words[:1] == ["format"] and words[1] != "binary_little_endian":
                 raise DamagedError(f"is a PLY in the format {words[1]!r}, which is not read here")
             if words[:1] == ["comment"]:
-                antialiased |= words[1:2] == ["antialiased"]
+                mode |= mode_of_comment(words)
             elif words[:1] == ["element"]:
                 elements.append((words[1], int(words[2]), []))
             elif words[:1] == ["property"]:
@@ -144,7 +145,7 @@ def _tables(data: bytes) -> tuple[dict[str, np.ndarray], bool]:
             raise DamagedError(f"is truncated: {count} rows of {name!r} do not fit into it")
         tables[name] = np.frombuffer(data, dtype, count, at) if fields else np.zeros(count, dtype)
         at += count * dtype.itemsize
-    return tables, antialiased
+    return tables, mode
 
 
 def _read_sh(table: np.ndarray | None, n: int) -> np.ndarray:

@@ -58,8 +58,9 @@ def convert(
     notes = []
     if kept.sh_degree and not found.keeps_sh:
         notes.append(f"{found.name} holds no view-dependent colour; it was left out")
-    if kept.antialiased and found.name in ("splat", "glb"):
-        notes.append(f"{found.name} cannot say that the splat is antialiased")
+    for flag, what in (("antialiased", "is antialiased"), ("flat", "is made of flat discs (2DGS)")):
+        if getattr(kept, flag) and flag not in found.keeps:
+            notes.append(f"{found.name} cannot say that the splat {what}")
     progress.update(0.6, f"Writing {target.name}")
     write_splat(target, kept, progress.span(0.6, 1.0))
     return Conversion(

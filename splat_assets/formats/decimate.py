@@ -141,6 +141,7 @@ def _merge_pairs(g: Gaussians, pairs: np.ndarray) -> Gaussians:
         sh0=join(rest.sh0, mix(g.sh0)),
         shN=join(rest.shN, mix(g.shN)),
         antialiased=g.antialiased,
+        flat=g.flat,
     )
 
 

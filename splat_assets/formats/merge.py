@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from splat_assets.gaussians.gaussians import SH_REST, Gaussians
 def merge(splats: Sequence[Gaussians]) -> Gaussians:
     """All Gaussians of all splats, in order; those of a lower SH degree get zeros for the rest.
 
-    The result is antialiased only when all are. Raises `ValueError` without splats.
+    The result is antialiased, or made of flat discs, only when all are. Raises `ValueError` without
+    splats.
     """
     if not splats:
         raise ValueError("there is nothing to merge")
@@ -26,4 +28,6 @@ def merge(splats: Sequence[Gaussians]) -> Gaussians:
     for g in splats:
         shN[first : first + len(g), : g.shN.shape[1]] = g.shN
         first += len(g)
-    return Gaussians(**joined, shN=shN, antialiased=all(g.antialiased for g in splats))
+    whole = Gaussians(**joined, shN=shN)  # type: ignore[arg-type]  # arrays, no flags
+    flags = {name: all(getattr(g, name) for g in splats) for name in ("antialiased", "flat")}
+    return replace(whole, **flags)

@@ -18,7 +18,9 @@ from splat_assets.formats.values import DamagedError
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.progress import Progress, silent
 
+LOD_META = "lod-meta.json"  # of a streamed SOG; the name is fixed
 _HEAD = 1 << 16
+_FLAGS = ("antialiased", "flat")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Format:
     reader: str  # (path) -> Gaussians
     encoder: str | None = None  # (gaussians) -> bytes; None when it is not written
     keeps_sh: bool = True  # holds view-dependent colour
+    keeps: tuple[str, ...] = ()  # the flags of `Gaussians` it can hold
 
 
 FORMATS: dict[str, Format] = {
@@ -42,11 +45,24 @@ FORMATS: dict[str, Format] = {
             "-y up, z ahead",
             "formats.compressed_ply:read_compressed_ply",
             "formats.compressed_ply:encode_compressed_ply",
+            keeps=_FLAGS,
         ),
-        Format("ply", (".ply",), "-y up, z ahead", "gaussians.ply:read_ply", ""),
-        Format("sog", (".sog", ".zip"), "-y up, z ahead", "compression.sog_reader:read_sog", ""),
+        Format("ply", (".ply",), "-y up, z ahead", "gaussians.ply:read_ply", "", keeps=_FLAGS),
         Format(
-            "spz", (".spz",), "y up, -z ahead", "formats.spz:read_spz", "formats.spz:encode_spz"
+            "sog",
+            (".sog", ".zip"),
+            "-y up, z ahead",
+            "compression.sog_reader:read_sog",
+            "",
+            keeps=_FLAGS,
+        ),
+        Format(
+            "spz",
+            (".spz",),
+            "y up, -z ahead",
+            "formats.spz:read_spz",
+            "formats.spz:encode_spz",
+            keeps=("antialiased",),
         ),
         Format(
             "splat",
@@ -60,6 +76,14 @@ FORMATS: dict[str, Format] = {
         Format(
             "glb", (".glb",), "y up, z ahead", "formats.gltf:read_glb", "formats.gltf:encode_glb"
         ),
+        Format(
+            "streamed-sog",
+            (f"/{LOD_META}",),  # a file in a folder of its own
+            "-y up, z ahead",
+            "compression.streamed_reader:read_streamed",
+            "",
+            keeps=_FLAGS,
+        ),
     )
 }
 READABLE = tuple(FORMATS)
@@ -72,9 +96,11 @@ def format_of(path: Path) -> Format | None:
     A `.ply` that exists is looked into: it may be a compressed one.
     """
     name = path.name.lower()
+    if name == LOD_META or (path.is_dir() and (path / LOD_META).is_file()):
+        return FORMATS["streamed-sog"]
     if path.is_dir() or name == "meta.json":
         return FORMATS["sog"]
-    found = next((f for f in FORMATS.values() if name.endswith(f.endings)), None)
+    found = next((f for f in FORMATS.values() if f"/{name}".endswith(f.endings)), None)
     if found is not None and name.endswith(".ply") and path.is_file():
         from splat_assets.formats.compressed_ply import is_compressed_ply
 
@@ -85,7 +111,7 @@ def format_of(path: Path) -> Format | None:
 
 
 def read_splat(path: Path | str) -> Gaussians:
-    """Read a splat file of any format, or a SOG folder (or its `meta.json`).
+    """Read a splat file of any format, or a SOG folder (or its `meta.json` or `lod-meta.json`).
 
     Raises `UserError` when it is missing, damaged, or of a kind that is not read.
     """
@@ -129,6 +155,10 @@ def write_splat(path: Path | str, gaussians: Gaussians, progress: Progress | Non
         options = CompressOptions.model_validate({})
         wished = encode_as_wished(gaussians, options, views, progress or silent())
         write_bundle(path, wished.encoded)
+    elif found.name == "streamed-sog":
+        from splat_assets.compression.streamed import write_streamed
+
+        write_streamed(path, gaussians, progress=progress)
     else:
         assert found.encoder
         from splat_assets.gaussians.cleanup import clean
@@ -140,9 +170,9 @@ def write_splat(path: Path | str, gaussians: Gaussians, progress: Progress | Non
 def writable_format(path: Path) -> Format:
     """The format in which a file of this name is written; `UserError` for other endings."""
     name = path.name.lower()
-    found = next((f for f in FORMATS.values() if name.endswith(f.endings)), None)
+    found = next((f for f in FORMATS.values() if f"/{name}".endswith(f.endings)), None)
     if found is None or found.encoder is None:
-        endings = ", ".join(FORMATS[n].endings[0] for n in WRITABLE)
+        endings = ", ".join(FORMATS[n].endings[0].lstrip("/") for n in WRITABLE)
         raise UserError(f"{path} names no format that is written here; there are {endings}.")
     return found
 

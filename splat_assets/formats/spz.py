@@ -30,7 +30,8 @@ _HEADER = struct.Struct("<IIIBBBB")
 _HEADER_4 = struct.Struct("<IIIBBBBI12x")
 _ANTIALIASED = 1
 _COLOR_SCALE = 0.15
-_MAX_RATIO = 1024  # unpacked to packed; beyond it a header lies
+# unpacked bytes that are believed of a small file, and so many times the packed ones of others
+_SMALL, _MAX_RATIO = 1 << 20, 64
 _LEVEL = 12  # of Zstandard
 
 
@@ -51,7 +52,7 @@ def read_spz(path: Path) -> Gaussians:
         raise DamagedError(f"has spherical harmonics of degree {degree}; 0 to 3 can be held")
     sizes = _sizes(version, n, degree)
     total = sum(sizes.values())
-    if not n or total > _MAX_RATIO * len(data):
+    if not n or total > max(_SMALL, _MAX_RATIO * len(data)):
         raise DamagedError(f"is damaged: {len(data)} bytes cannot hold {n} Gaussians")
     if version == 4 and not legacy:
         parts = _streams(data, sizes, last)

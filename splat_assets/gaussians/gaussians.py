@@ -26,6 +26,7 @@ class Gaussians:
     sh0: np.ndarray  # [N, 1, 3] constant SH coefficient of R, G, B
     shN: np.ndarray  # [N, K, 3] the higher ones, K in {0, 3, 8, 15}
     antialiased: bool = False  # trained with the Mip-Splatting opacity compensation
+    flat: bool = False  # 2D Gaussians (2DGS): discs, whose smallest axis means nothing
 
     def __post_init__(self) -> None:
         n = len(self.means)

@@ -2,7 +2,8 @@
 
 Reading takes binary little endian and ASCII, properties in any order, SH degrees 0 to 3, and
 ignores what it does not know. Writing gives the standard order (normals included, which some
-viewers insist on) and marks antialiased splats with the comment `antialiased`, as others do.
+viewers insist on). How a splat is to be drawn stands in a comment: `antialiased`, `antialiased 1`
+(Postshot) or `SplatRenderMode: mip|2dgs` (Brush) are read; the first and the last are written.
 """
 
 from __future__ import annotations
@@ -44,7 +45,37 @@ def read_ply(path: Path | str) -> Gaussians:
             table = _read_vertices(path, header)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    return _to_gaussians(table, rest, header.antialiased)
+    return _to_gaussians(table, rest, header.mode)
+
+
+class PlyRows:
+    """A 3DGS PLY of which only what is asked for is taken into memory."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Raises `UserError` as `read_ply` does."""
+        path = Path(path)
+        try:
+            with path.open("rb") as stream:
+                header = _read_header(stream.read(_MAX_HEADER), path)
+            self._rest = _check_layout(header, path)
+            self._table = _read_vertices(path, header)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+        self._mode = header.mode
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def means(self) -> np.ndarray:
+        """[N, 3] float32."""
+        out = np.empty((len(self), 3), np.float32)
+        for i, name in enumerate("xyz"):
+            out[:, i] = self._table[name]
+        return out
+
+    def take(self, index: np.ndarray | slice) -> Gaussians:
+        """The Gaussians at `index`, in its order."""
+        return _to_gaussians(self._table[index], self._rest, self._mode)
 
 
 def write_ply(path: Path | str, gaussians: Gaussians) -> None:
@@ -55,7 +86,7 @@ def write_ply(path: Path | str, gaussians: Gaussians) -> None:
     names += [f"f_rest_{i}" for i in range(3 * rest)]
     names += ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
     lines = ["ply", "format binary_little_endian 1.0"]
-    lines += ["comment antialiased"] if gaussians.antialiased else []
+    lines += mode_comments(gaussians)
     lines += [f"element vertex {len(gaussians)}"]
     lines += [f"property float {name}" for name in names]
     lines += ["end_header"]
@@ -72,6 +103,20 @@ def write_ply(path: Path | str, gaussians: Gaussians) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def mode_comments(gaussians: Gaussians) -> list[str]:
+    """Header lines that say how a splat is to be drawn."""
+    lines = ["comment antialiased"] if gaussians.antialiased else []
+    return lines + (["comment SplatRenderMode: 2dgs"] if gaussians.flat else [])
+
+
+def mode_of_comment(words: list[str]) -> frozenset[str]:
+    """What a comment of a PLY, split into words, says of how it is to be drawn."""
+    text = " ".join(words[1:]).lower()
+    if text in ("antialiased", "antialiased 1", "splatrendermode: mip"):
+        return frozenset(["antialiased"])
+    return frozenset(["flat"]) if text == "splatrendermode: 2dgs" else frozenset()
 
 
 def _pack_rows(g: Gaussians, block: slice, width: int) -> np.ndarray:
@@ -97,7 +142,7 @@ class _Header:
     offset: int  # bytes of the header
     skip: int  # bytes (binary) or lines (ascii) of elements before the vertices
     elements: tuple[str, ...]
-    antialiased: bool
+    mode: frozenset[str]  # names of the flags of `Gaussians` that are set
 
 
 def _read_header(head: bytes, path: Path) -> _Header:
@@ -109,7 +154,7 @@ def _read_header(head: bytes, path: Path) -> _Header:
         raise UserError(f"{path} is not a complete PLY file: its header has no end.")
     encoding = ""
     elements: list[tuple[str, int, list[tuple[str, str]]]] = []
-    antialiased = False
+    mode: frozenset[str] = frozenset()
     try:
         for line in head[:end].decode("utf-8", "replace").splitlines()[1:]:
             words = line.split()
@@ -118,7 +163,7 @@ def _read_header(head: bytes, path: Path) -> _Header:
             if words[0] == "format":
                 encoding = words[1]
             elif words[0] == "comment":
-                antialiased |= words[1:2] == ["antialiased"]
+                mode |= mode_of_comment(words)
             elif words[0] == "element":
                 elements.append((words[1], int(words[2]), []))
             elif words[0] == "property":
@@ -146,7 +191,7 @@ def _read_header(head: bytes, path: Path) -> _Header:
         dtype = np.dtype([(name, "<" + kind) for name, kind in fields])
     except ValueError as error:
         raise UserError(f"{path} has a damaged PLY header ({error}).") from None
-    return _Header(is_ascii, count, dtype, end + 1, skip, names, antialiased)
+    return _Header(is_ascii, count, dtype, end + 1, skip, names, mode)
 
 
 def _check_layout(header: _Header, path: Path) -> int:
@@ -208,7 +253,7 @@ def _read_ascii(path: Path, header: _Header) -> np.ndarray:
     return table
 
 
-def _to_gaussians(table: np.ndarray, rest: int, antialiased: bool) -> Gaussians:
+def _to_gaussians(table: np.ndarray, rest: int, mode: frozenset[str]) -> Gaussians:
     n = len(table)
 
     def columns(*names: str) -> np.ndarray:
@@ -225,5 +270,5 @@ def _to_gaussians(table: np.ndarray, rest: int, antialiased: bool) -> Gaussians:
         opacities=columns("opacity")[:, 0],
         sh0=columns("f_dc_0", "f_dc_1", "f_dc_2")[:, None, :],
         shN=np.ascontiguousarray(higher.transpose(0, 2, 1)),
-        antialiased=antialiased,
+        **dict.fromkeys(mode, True),
     )
