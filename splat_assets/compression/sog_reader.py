@@ -25,8 +25,8 @@ _MAX_META = 16 << 20
 _MAX_MEMBER = 2 << 30
 _MAX_SIDE = 16383  # of a WebP image
 _PALETTE_COLUMNS = 64
-# Positions of more Gaussians than this need some bytes each; pictures have hardly more pixels than Gaussians,
-# and members are hardly packed. What goes beyond is a bomb.
+# Positions of more Gaussians than this need some bytes each; pictures have hardly more pixels than
+# Gaussians, and members are hardly packed. What goes beyond is a bomb.
 _PLAIN_COUNT, _MAX_PER_BYTE = 1 << 20, 64
 _MAX_SPARE = 16
 _SMALL_MEMBER, _MAX_PACKING = 1 << 22, 32
@@ -53,7 +53,7 @@ def read_sog(path: Path | str) -> Gaussians:
                 return _read_v2(meta, read)
             if "version" not in meta:
                 return _read_v1(meta, read)
-            raise _DamagedError(f"has SOG version {meta['version']!r}; 1 and 2 can be read")
+            raise _DamagedError(f"has SOG version {_shown(meta['version'])}; 1 and 2 can be read")
     except _DamagedError as problem:
         raise UserError(f"{path} {problem}.") from None
     except FileNotFoundError as error:
@@ -189,7 +189,7 @@ def _read_v1(meta: dict[str, Any], read: ReadMember) -> Gaussians:
         columns = entry.get("shape", [0, 0])[-1]
         coefficients = columns // 3 if isinstance(columns, int) else 0
         if coefficients not in (3, 8, 15):
-            raise _DamagedError(f"is damaged: {columns!r} is no number of SH coefficients")
+            raise _DamagedError(f"is damaged: {_shown(columns)} is no number of SH coefficients")
         centroids_name, labels_name = _files(meta, "shN", 2)
         codes = _palette(read, centroids_name, coefficients)
         labels = _labels(read, labels_name, count, len(codes))
@@ -280,7 +280,7 @@ def _files(meta: dict[str, Any], key: str, count: int) -> list[str]:
     files = _mapping(meta, key).get("files")
     if not isinstance(files, list) or len(files) < count:
         raise _DamagedError(f"is damaged: {META} names no files for {key!r}")
-    if not all(isinstance(name, str) for name in files):
+    if not all(isinstance(n, str) and n.isprintable() and len(n) < 256 for n in files):
         raise _DamagedError(f"is damaged: {META} names no files for {key!r}")
     return files[:count]
 
@@ -288,7 +288,8 @@ def _files(meta: dict[str, Any], key: str, count: int) -> list[str]:
 def _integer(entry: dict[str, Any], key: str, least: int, most: int) -> int:
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise _DamagedError(f"is damaged: {key} is {value!r}, not a number from {least} to {most}")
+        what = f"{key} is {_shown(value)}, not a number from {least} to {most}"
+        raise _DamagedError(f"is damaged: {what}")
     return value
 
 
@@ -314,6 +315,12 @@ def _codebook(meta: dict[str, Any], key: str) -> np.ndarray:
         last = values[255] if isinstance(values[255], int | float) else values[1]
         values = [values[1] + (values[1] - last) / 255, *values[1:]]
     return _vector({"codebook": values}, "codebook", 256).astype(np.float32)
+
+
+def _shown(value: object) -> str:
+    """What a file holds in the place of something else, not at length."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _logit(opacity: np.ndarray) -> np.ndarray:

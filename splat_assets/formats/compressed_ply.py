@@ -45,10 +45,12 @@ def read_compressed_ply(path: Path) -> Gaussians:
         raise DamagedError(f"is damaged: its header has no element {missing[0]!r}")
     chunk, vertex = tables["chunk"], tables["vertex"]
     wanted = [f"packed_{word}" for word in _WORDS]
-    for table, names in ((vertex, wanted), (chunk, _RANGE_NAMES)):
+    for table, names, kind in ((vertex, wanted, "u4"), (chunk, _RANGE_NAMES, "f4")):
         for name in names:
-            if name not in (table.dtype.names or ()):
-                raise DamagedError(f"is damaged: the property {name!r} is missing")
+            if name not in (table.dtype.names or ()) or table.dtype[name] != kind:
+                raise DamagedError(
+                    f"is damaged: the property {name!r} is missing or of a wrong type"
+                )
     n = len(vertex)
     if not n or len(chunk) * _CHUNK < n:
         raise DamagedError(f"is damaged: {len(chunk)} chunks do not cover {n} Gaussians")
@@ -143,7 +145,8 @@ def _tables(data: bytes) -> tuple[dict[str, np.ndarray], frozenset[str]]:
             raise DamagedError(f"has a damaged PLY header ({error})") from None
         if count < 0 or at + count * dtype.itemsize > len(data):
             raise DamagedError(f"is truncated: {count} rows of {name!r} do not fit into it")
-        tables[name] = np.frombuffer(data, dtype, count, at) if fields else np.zeros(count, dtype)
+        if fields:
+            tables[name] = np.frombuffer(data, dtype, count, at)
         at += count * dtype.itemsize
     return tables, mode
 

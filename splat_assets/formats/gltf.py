@@ -47,8 +47,8 @@ def read_glb(path: Path) -> Gaussians:
             for primitive in document["meshes"][mesh]["primitives"]
             if EXTENSION in primitive.get("extensions", {})
         ]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise DamagedError(f"is damaged: its JSON is not glTF ({error!r})") from None
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise DamagedError(f"is damaged: its JSON is not glTF ({error!r:.100})") from None
     if not found:
         raise DamagedError(f"holds no splat ({EXTENSION})")
     return rotate(merge(found), ABOUT_Z)

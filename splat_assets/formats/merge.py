@@ -29,5 +29,8 @@ def merge(splats: Sequence[Gaussians]) -> Gaussians:
         shN[first : first + len(g), : g.shN.shape[1]] = g.shN
         first += len(g)
     whole = Gaussians(**joined, shN=shN)  # type: ignore[arg-type]  # arrays, no flags
-    flags = {name: all(getattr(g, name) for g in splats) for name in ("antialiased", "flat")}
-    return replace(whole, **flags)
+    return replace(
+        whole,
+        antialiased=all(g.antialiased for g in splats),
+        flat=all(g.flat for g in splats),
+    )

@@ -32,7 +32,7 @@ import numpy as np
 
 _LIMIT_MB = 768
 _TIMEOUT_SEC = 10.0
-_STEP = 1000  # inputs a line of progress stands for
+_STEP = 4000  # inputs of one child
 
 
 @dataclass

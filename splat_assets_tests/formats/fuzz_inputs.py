@@ -37,6 +37,7 @@ _BOMB = 200 << 20  # bytes that a bomb unpacks to
 @lru_cache(maxsize=1)
 def seeds() -> dict[str, list[bytes]]:
     """Valid files by kind of damage they are for."""
+    _zeros(), _large_picture()  # now: making them takes time and memory that reading must not
     with tempfile.TemporaryDirectory(prefix="splat-assets-fuzz-") as folder:
         return _make_seeds(Path(folder))
 
