@@ -22,7 +22,7 @@ def add(
     source: str = typer.Argument(
         metavar="SOURCE",
         help="org/name, hf://datasets/org/name\\[@rev], a folder of photos, an archive, a video, "
-        "an http(s) URL, a COLMAP or nerfstudio folder, or a .ply",
+        "an http(s) URL, a COLMAP or nerfstudio folder, or a splat file",
     ),
     name: str | None = options.NAME,
     preset: str | None = options.PRESET,

@@ -115,6 +115,8 @@ def _look_ahead(ref: SourceRef, spec: DatasetSpec) -> None:
             photos += 1
         elif media.is_video(path.name) or media.is_parquet(path.name) or path.suffix == ".ply":
             others += 1
+        elif media.is_packed_splat(path.name) or media.is_sog_document(path.name):
+            others += 1
         if photos >= fewest or others:
             return
     if photos == 0:

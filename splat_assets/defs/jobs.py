@@ -32,7 +32,7 @@ class AddDataset(dg.Config):
 
     source: str = Field(
         description="Where the pictures are: org/name or hf://datasets/org/name[@rev], a folder of "
-        "photos, a .zip or .tar, a video, an http(s) URL, a COLMAP or nerfstudio folder, a .ply"
+        "photos, a .zip or .tar, a video, an http(s) URL, a COLMAP or nerfstudio folder, a splat"
     )
     name: str = Field(default="", description="Its name, a slug; default: made from the source")
     preset: str = Field(default="preview", description="preview, standard or high")

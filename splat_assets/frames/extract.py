@@ -23,6 +23,7 @@ from splat_assets.artifacts.manifest import (
 )
 from splat_assets.datasets.options import FrameOptions
 from splat_assets.errors import UserError
+from splat_assets.formats.registry import format_of, read_splat
 from splat_assets.frames.frame_set import FrameSet
 from splat_assets.frames.from_photos import import_given, import_photos
 from splat_assets.frames.from_videos import import_videos
@@ -31,7 +32,9 @@ from splat_assets.frames.names import list_files
 from splat_assets.frames.seen import Seen
 from splat_assets.frames.selection import PHOTOS, THINNED, VIDEO, select
 from splat_assets.frames.table import Frame, build_table, write_table
+from splat_assets.gaussians.ply import write_ply
 from splat_assets.progress import Progress
+from splat_assets.sources.media import is_packed_splat, is_sog_document
 from splat_assets.sources.raw_dataset import RawDataset
 
 _VERSIONED = ("images/", "masks/", "given/", "frames.parquet")
@@ -176,15 +179,26 @@ def _summary(
 
 
 def _skip(raw: RawDataset, out: Path, options: FrameOptions) -> FrameSet:
-    """A dataset that is a trained splat already: pass it on, with an empty table."""
-    splats = [path for path in list_files(raw.files) if path.lower().endswith(".ply")]
-    if not splats:
-        raise UserError(f"There is no .ply file in {raw.summary.get('source') or 'the dataset'}.")
-    largest = max(splats, key=lambda path: (raw.files / path).stat().st_size)
-    link_or_copy(raw.files / largest, out / "given" / "splat.ply")
+    """A dataset that is a trained splat already: pass it on as 3DGS PLY, with an empty table."""
+    paths = list_files(raw.files)
+    documents = sorted(filter(is_sog_document, paths), key=lambda path: (path.count("/"), path))
+    splats = [path for path in paths if path.lower().endswith(".ply") or is_packed_splat(path)]
+    if not splats and not documents:
+        raise UserError(f"There is no splat in {raw.summary.get('source') or 'the dataset'}.")
+    largest = max(splats, key=lambda path: (raw.files / path).stat().st_size, default="")
+    largest = largest or documents[0]
+    given = out / "given" / "splat.ply"
+    found = format_of(raw.files / largest)
+    known = None
+    if found is not None and found.name == "ply":
+        link_or_copy(raw.files / largest, given)
+        hashes = {entry.path: entry.sha256 for entry in raw.manifest.files}
+        known = hashes.get(f"files/{largest}")
+    else:
+        given.parent.mkdir(parents=True, exist_ok=True)
+        write_ply(given, read_splat(raw.files / largest))
     (out / "images").mkdir()
     write_table(build_table([], []), out / "frames.parquet")
-    known = {entry.path: entry.sha256 for entry in raw.manifest.files}.get(f"files/{largest}")
     manifest = build_manifest(
         out,
         FrameSet.KIND,

@@ -11,7 +11,7 @@ from splat_assets.artifacts.manifest import build_manifest, write_manifest, writ
 from splat_assets.datasets.options import SourceOptions
 from splat_assets.errors import SourceError, UserError
 from splat_assets.progress import Progress
-from splat_assets.sources import archive, splat
+from splat_assets.sources import archive, media, splat
 from splat_assets.sources.folder import fetch_file, fetch_folder
 from splat_assets.sources.job import (
     ORIGIN,
@@ -111,9 +111,8 @@ def _settle(job: FetchJob, receipt: Receipt) -> Layout:
     assert isinstance(layout, Layout)
     check_limits(name, (sizes[path] for path in layout.files), job.options, job.files)
     if layout.content == "ply":
-        path = layout.files[0]
-        head = folder_reader(job.files)(path, splat.HEADER_LIMIT)
-        splat.check_splat(head, sizes[path], path)
+        main = next(filter(media.is_sog_document, layout.files), layout.files[0])
+        splat.check_file(job.files / main, main)
     for path in layout.documents:
         target = job.files.parent / "docs" / path
         target.parent.mkdir(parents=True, exist_ok=True)

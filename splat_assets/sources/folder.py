@@ -43,8 +43,7 @@ def fetch_file(job: FetchJob) -> Receipt:
     """Copy a single local file: a video or a splat, which is looked at first."""
     path = job.ref.path
     if job.ref.kind == "ply":
-        with path.open("rb") as stream:
-            splat.check_splat(stream.read(splat.HEADER_LIMIT), path.stat().st_size, str(path))
+        splat.check_file(path, str(path))
     return _bring(job, {path.name: path}, {path.name: _stamp(path)})
 
 

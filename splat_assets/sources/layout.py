@@ -33,7 +33,6 @@ _CONVERTIBLE = {
         (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"),
         "develop raw photos to JPEG or TIFF first",
     ),
-    **dict.fromkeys(media.PACKED_SPLAT_SUFFIXES, "a splat is taken as an uncompressed 3DGS .ply"),
 }
 _SOG_PICTURES = {"means_l.webp", "means_u.webp", "quats.webp"}
 
@@ -90,7 +89,8 @@ def choose_layout(
     docs = _documents(sizes, "")
     splats = _splats(sizes, read, name, may_check=len(photos) < ENOUGH_PHOTOS)
     if splats:
-        return Layout("ply", splats, docs, posixpath.dirname(splats[0]))
+        main = next(filter(media.is_sog_document, splats), splats[0])
+        return Layout("ply", splats, docs, posixpath.dirname(main))
     if len(photos) >= ENOUGH_PHOTOS or (photos and not videos and not _packed(sizes, may_unpack)):
         return _photo_layout(sizes, photos, videos, docs)
     packed = None if videos else _packed(sizes, may_unpack)
@@ -247,20 +247,51 @@ def _images_file(sizes: Mapping[str, int], folder: str) -> str:
 def _splats(
     sizes: Mapping[str, int], read: Reader, name: str, *, may_check: bool
 ) -> tuple[str, ...]:
-    """The one splat to take: the last iteration of a 3DGS output folder, or the only one there."""
+    """The files of the one splat to take: the last iteration of a 3DGS output folder, or the only
+    one there. Forms that lose less win: PLY, then other files, then folders of pictures."""
     plys = sorted(path for path in sizes if media.suffix(path) == ".ply")
     iterations = {path: int(m[1]) for path in plys if (m := _ITERATION.search(path))}
     if iterations:
         return (max(iterations, key=lambda path: iterations[path]),)
     if not may_check:
         return ()
-    splats = [path for path in plys if splat.is_splat(read(path, splat.HEADER_LIMIT))]
+    found = [path for path in plys if splat.is_splat(read(path, splat.HEADER_LIMIT))]
+    splats = found or sorted(filter(media.is_packed_splat, sizes)) or _sog_documents(sizes)
+    if len(splats) == 1 and media.is_sog_document(splats[0]):
+        return _sog_members(sizes, splats[0])
     if len(splats) > 1:
         raise SourceError(
             f"{name} holds {len(splats)} splats ({', '.join(splats[:3])}"
             f"{', …' if len(splats) > 3 else ''}); name one of them."
         )
     return tuple(splats)
+
+
+def _sog_documents(sizes: Mapping[str, int]) -> list[str]:
+    """`lod-meta.json` of streamed SOGs, else `meta.json` of unbundled ones."""
+    streamed = [path for path in sizes if posixpath.basename(path) == "lod-meta.json"]
+    return sorted(streamed) or sorted(
+        path
+        for path in sizes
+        if posixpath.basename(path) == "meta.json"
+        and all(posixpath.join(posixpath.dirname(path), name) in sizes for name in _SOG_PICTURES)
+    )
+
+
+def _sog_members(sizes: Mapping[str, int], document: str) -> tuple[str, ...]:
+    """The document first, then the pictures beside it or, of a streamed one, below it."""
+    folder = posixpath.dirname(document)
+    below = folder + "/" if folder else ""
+    streamed = posixpath.basename(document) == "lod-meta.json"
+    members = [
+        path
+        for path in sizes
+        if path.startswith(below)
+        and path != document
+        and (media.suffix(path) == ".webp" or media.is_sog_document(path))
+        and (streamed or posixpath.dirname(path) == folder)
+    ]
+    return (document, *sorted(members))
 
 
 def _photos(sizes: Mapping[str, int]) -> list[str]:
@@ -326,7 +357,7 @@ def _describe(sizes: Mapping[str, int]) -> str:
     counts = Counter(media.suffix(path) or posixpath.basename(path) for path in sizes)
     listed = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(4))
     hint = next((_CONVERTIBLE[suffix] for suffix in counts if suffix in _CONVERTIBLE), "")
-    if counts[".webp"] and not hint:
-        hint = _CONVERTIBLE[".sog"]
+    if any(posixpath.basename(path) in _SOG_PICTURES for path in sizes) and not hint:
+        hint = "these are the pictures of a SOG without its meta.json"
     found = f"found {listed}" + ("; " + hint if hint else "")
     return f"no photos, videos, reconstruction or splat ({found})"

@@ -21,8 +21,9 @@ DOCUMENT_STEMS = frozenset(("readme", "license", "licence", "attribution", "cita
 TABLES = frozenset(("metadata.csv", "metadata.jsonl"))
 JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 
-# Splats in forms that hide their layout in a zip or in pictures.
+# Splats in other forms than a PLY, and the document of a SOG that is a folder of pictures.
 PACKED_SPLAT_SUFFIXES = frozenset((".sog", ".spz", ".splat", ".ksplat"))
+SOG_DOCUMENTS = frozenset(("meta.json", "lod-meta.json"))
 
 Sniffed = Literal["zip", "tar", "image", "video", "ply", "html", "parquet", ""]
 SNIFF_BYTES = 1024
@@ -82,6 +83,16 @@ def is_table(path: str) -> bool:
     return PurePosixPath(path).name.lower() in TABLES
 
 
+def is_packed_splat(path: str) -> bool:
+    """True for a file that holds a splat in another form than a PLY."""
+    return suffix(path) in PACKED_SPLAT_SUFFIXES
+
+
+def is_sog_document(path: str) -> bool:
+    """True for the document of an unbundled or streamed SOG, by its name."""
+    return PurePosixPath(path).name in SOG_DOCUMENTS
+
+
 def is_parquet(path: str) -> bool:
     return suffix(path) == ".parquet"
 
@@ -95,6 +106,8 @@ def is_of_interest(path: str) -> bool:
         or is_transforms(path)
         or is_document(path)
         or is_table(path)
+        or is_packed_splat(path)
+        or is_sog_document(path)
         or PurePosixPath(path).name == "test.txt"
         or suffix(path) in (".ply", ".parquet")
     )

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from splat_assets.artifacts.contract import ArtifactFolder
 
+# "ply" stands for a splat file of any format
 Content = Literal["photos", "video", "colmap", "nerfstudio", "ply"]
 
 

@@ -1,14 +1,16 @@
-"""Is this `.ply` a 3D Gaussian splat? Reads the header only, and says what the file is instead.
+"""Is this file a 3D Gaussian splat? Of a `.ply` the header tells, and what it is instead.
 
 The layout is the one of the 3DGS paper's reference code (Kerbl et al. 2023): one `vertex` element
 with x, y, z, f_dc_0..2, opacity, scale_0..2, rot_0..3 and, for SH bands above 0, f_rest_*.
+Other formats (compressed PLY, SOG, SPZ, `.splat`, `.ksplat`) are decoded, which also finds damage.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from splat_assets.errors import SourceError
+from splat_assets.errors import SourceError, UserError
 
 HEADER_LIMIT = 64 * 1024
 REQUIRED = (
@@ -32,6 +34,24 @@ class SplatHeader:
     num_gaussians: int
     format: str  # "ascii", "binary_little_endian", "binary_big_endian"
     num_bytes: int | None  # header and vertices together; None when it cannot be told (ascii)
+    compressed: bool = False  # PlayCanvas' layout
+
+
+def check_file(path: Path, name: str) -> None:
+    """Check a splat file of any format, or the document of an unbundled SOG.
+
+    Raises `SourceError`, in one sentence naming `name`, when it is damaged or something else.
+    """
+    if path.suffix.lower() == ".ply":
+        with path.open("rb") as stream:
+            if not check_splat(stream.read(HEADER_LIMIT), path.stat().st_size, name).compressed:
+                return
+    from splat_assets.formats.registry import read_splat
+
+    try:
+        read_splat(path)
+    except UserError as error:
+        raise SourceError(str(error).replace(str(path), name)) from None
 
 
 def check_splat(head: bytes, size: int, name: str) -> SplatHeader:
@@ -66,11 +86,9 @@ def read_header(head: bytes, name: str) -> SplatHeader:
         raise SourceError(f"{name} is not a PLY file, or its header is damaged.")
     body = head.find(b"\n", end) + 1 or len(head)
     elements, form = _parse_lines(head[:end].decode("ascii", "replace").splitlines(), name)
-    if "chunk" in elements and "packed_position" in elements.get("vertex", (0, {}))[1]:
-        raise SourceError(
-            f"{name} is a compressed splat PLY; convert it to an uncompressed 3DGS PLY first."
-        )
     count, properties = elements.get("vertex", (0, {}))
+    if "chunk" in elements and "packed_position" in properties:
+        return SplatHeader(count, form, None, compressed=True)
     missing = [field for field in REQUIRED if field not in properties]
     if missing:
         kind = "a mesh" if elements.get("face", (0, {}))[0] else "a point cloud"

@@ -1,7 +1,7 @@
 """Source texts: what a user may type for a dataset, and what it refers to.
 
-`org/name`, `hf://datasets/org/name[@revision][/folder]`, a folder, an archive, a video, a `.ply`,
-or an http(s) URL. A local path that exists wins over a repository of the same name.
+`org/name`, `hf://datasets/org/name[@revision][/folder]`, a folder, an archive, a video, a splat
+file, or an http(s) URL. A local path that exists wins over a repository of the same name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from splat_assets.datasets.spec import slugify
 from splat_assets.errors import SourceError
 from splat_assets.sources import media
 
+# "ply" stands for a splat file of any format
 Kind = Literal["folder", "archive", "video", "url", "hub", "colmap", "nerfstudio", "ply"]
 RepoType = Literal["dataset", "model"]
 
@@ -26,7 +27,8 @@ _REPO = re.compile(rf"{_PART}/{_PART}")
 _SPECIAL_REVISION = re.compile(r"refs/(?:convert|pr)/[^/]+")
 _FORMS = (
     "a source is org/name or hf://datasets/org/name on the Hugging Face Hub, a folder, "
-    "a .zip or .tar archive, a video, a .ply, or an http(s) URL"
+    "a .zip or .tar archive, a video, a splat (.ply, .sog, .spz, .splat, .ksplat), or an "
+    "http(s) URL"
 )
 
 
@@ -170,10 +172,8 @@ def _parse_local(path: Path) -> SourceRef:
     if not head:
         raise SourceError(f"{path} is empty (0 bytes).")
     sniffed = media.sniff(head)
-    if media.suffix(location) in media.PACKED_SPLAT_SUFFIXES:
-        raise SourceError(
-            f"{path} is a compressed splat; a splat is taken as an uncompressed 3DGS .ply."
-        )
+    if media.is_packed_splat(location):
+        return SourceRef("ply", location)
     if sniffed in ("zip", "tar") or media.is_archive(location):
         return SourceRef("archive", location)
     if sniffed == "ply" or media.suffix(location) == ".ply":
@@ -182,7 +182,7 @@ def _parse_local(path: Path) -> SourceRef:
         raise SourceError(f"{path} is one photo; give the folder with all photos of the scene.")
     if sniffed == "video" or media.is_video(location):
         return SourceRef("video", location)
-    raise SourceError(f"{path} is no archive, video or .ply; {_FORMS}.")
+    raise SourceError(f"{path} is no archive, video or splat; {_FORMS}.")
 
 
 def _kind_of_folder(path: Path) -> Kind:

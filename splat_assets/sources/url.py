@@ -230,7 +230,7 @@ def _check_size(job: FetchJob, size: int | None, part: Path, have: int) -> None:
         need_space(part.parent, size - have)
 
 
-def _check_content(part: Path, name: str) -> media.Sniffed:
+def _check_content(part: Path, filename: str, name: str) -> media.Sniffed:
     """Judge by the first bytes; `SourceError` saying what arrived instead."""
     with part.open("rb") as stream:
         head = stream.read(media.SNIFF_BYTES)
@@ -240,18 +240,20 @@ def _check_content(part: Path, name: str) -> media.Sniffed:
     if sniffed == "html":
         raise SourceError(
             f"{name} is a web page, not a file; give the address that downloads the video, "
-            "archive or .ply itself."
+            "archive or splat itself."
         )
     if sniffed == "image":
         raise SourceError(f"{name} is one photo; give an archive of all photos of the scene.")
+    if media.is_packed_splat(filename):  # some begin like archives, some have no mark at all
+        return "ply"
     if sniffed in ("", "parquet"):
-        raise SourceError(f"{name} is no video, archive or .ply, by what its first bytes say.")
+        raise SourceError(f"{name} is no video, archive or splat, by what its first bytes say.")
     return sniffed
 
 
 def _place(job: FetchJob, part: Path, filename: str, receipt: Receipt, name: str) -> None:
     """Move or unpack the finished download to where originals live."""
-    sniffed = _check_content(part, name)
+    sniffed = _check_content(part, filename, name)
     if sniffed in ("zip", "tar"):
         receipt.memory["sha256"] = hash_file(part)
         extract_archive(part, job.files, job.options, job.progress.span(0.9, 1.0), name)
@@ -259,8 +261,10 @@ def _place(job: FetchJob, part: Path, filename: str, receipt: Receipt, name: str
     with part.open("rb") as stream:
         head = stream.read(splat.HEADER_LIMIT)
     if sniffed == "ply":
-        splat.check_splat(head, part.stat().st_size, name)
-        fits, suffix = media.suffix(filename) == ".ply", ".ply"
+        fits = media.suffix(filename) == ".ply" or media.is_packed_splat(filename)
+        suffix = ".ply"
+        if media.sniff(head) == "ply":  # others are looked at when they have their name
+            splat.check_splat(head, part.stat().st_size, name)
     else:
         fits, suffix = media.is_video(filename), media.video_suffix(head)
     target = job.files / (filename if fits else filename + suffix)
