@@ -142,7 +142,7 @@ def test_what_is_left_aside_is_told(tmp_path: Path, fetch: Fetcher) -> None:
         ({"x/meta.json": b"{}"}, "nothing usable"),
         ({"a.ply": MESH_PLY}, "mesh"),
         ({"a.ply": splat_ply(), "b.ply": splat_ply()}, "2 splats"),
-        ({"d/means_l.webp": b"", "d/means_u.webp": b"", "d/quats.webp": b""}, "3DGS .ply"),
+        ({"d/means_l.webp": b"", "d/means_u.webp": b"", "d/quats.webp": b""}, "without its meta"),
         ({"a/transforms.json": b"{}", "b/transforms.json": b"{}"}, "2 datasets"),
     ],
 )

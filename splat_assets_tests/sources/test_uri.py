@@ -100,12 +100,10 @@ def test_bad_texts_give_one_sentence(text: str, says: str) -> None:
 
 def test_bad_files(tmp_path: Path) -> None:
     write(tmp_path, {"empty.mp4": b"", "one.jpg": photos(1)["p00.jpg"], "x.docx": b"hello"})
-    write(tmp_path, {"scene.sog": b"PK\x03\x04"})
     for name, says in [
         ("empty.mp4", "0 bytes"),
         ("one.jpg", "one photo"),
-        ("x.docx", "no archive, video or .ply"),
-        ("scene.sog", "uncompressed 3DGS .ply"),
+        ("x.docx", "no archive, video or splat"),
     ]:
         with pytest.raises(SourceError, match=says):
             parse_source(str(tmp_path / name))
