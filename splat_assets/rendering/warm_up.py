@@ -50,32 +50,39 @@ def warm_up_beside() -> subprocess.Popen[bytes] | None:
 def _run_every_kernel() -> None:
     import torch
 
+    from splat_assets.compute import Compute
     from splat_assets.rendering.affine import affine_colours
     from splat_assets.rendering.l1_ssim import l1_ssim
     from splat_assets.rendering.rasterize import rasterize
     from splat_assets.training.cpu_kernels import disturb
+    from splat_assets.training.dataset import Sample
     from splat_assets.training.optimizer import NAMES, SplatOptimizer
+    from splat_assets.training.step import Regularisers, shoot
 
     tensors = {
         "means": torch.tensor([[0.0, 0.0, 2.0], [0.1, 0.0, 3.0]]),
-        "scales": torch.full((2, 3), 0.3),
+        "scales": torch.full((2, 3), -1.0),
         "quats": torch.ones(2, 4),
         "opacities": torch.full((2,), 0.5),
         "sh0": torch.full((2, 1, 3), 0.1),
         "shN": torch.full((2, 15, 3), 0.1),
     }
+    K = torch.tensor([[[20.0, 0.0, 8.0], [0.0, 20.0, 8.0], [0.0, 0.0, 1.0]]])
+    sample = Sample(torch.zeros(16, 16, 3), None, K, torch.eye(4)[None], 16, 16)
     optimizer = SplatOptimizer(tensors, dict.fromkeys(NAMES, 1e-3))
-    p = optimizer.params
-    image, _, _ = rasterize(
-        p["means"], p["quats"], p["scales"], p["opacities"], (p["sh0"], p["shN"]),
-        torch.eye(4)[None],
-        torch.tensor([[[20.0, 0.0, 8.0], [0.0, 20.0, 8.0], [0.0, 0.0, 1.0]]]),
-        16, 16, sh_degree=3,
+    shot = shoot(
+        optimizer, sample, sh_degree=3, background=torch.zeros(3),
+        compute=Compute("cpu", "numba", "", 1), absgrad=False, depth=False,
     )  # fmt: skip
-    seen = affine_colours(image[0], torch.eye(3, 4, requires_grad=True))
-    l1_ssim(seen, torch.zeros(16, 16, 3)).backward()
-    optimizer.step()
+    seen = affine_colours(shot.image, torch.eye(3, 4, requires_grad=True))
+    shot.learn(l1_ssim(seen, sample.image), optimizer, Regularisers())
+    p = optimizer.params
     disturb(p["means"], p["quats"], p["scales"], p["opacities"], 0.0, 1)
+    image, _, _ = rasterize(  # pruning and surveys measure by its gradient
+        p["means"], p["quats"], torch.exp(p["scales"]), torch.sigmoid(p["opacities"]), p["sh0"],
+        sample.viewmat, K, 16, 16, sh_degree=0,
+    )  # fmt: skip
+    image.sum().backward()
 
 
 def _stamp() -> Path:

@@ -15,10 +15,16 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
+from splat_assets.rendering.cpu import projection
+from splat_assets.rendering.cpu.buffers import take
+from splat_assets.rendering.cpu.draw import Drawn, Splats
+from splat_assets.rendering.cpu.projection import TASK
+from splat_assets.rendering.cpu.projection_backward import range_backward
 from splat_assets.rendering.cpu.simd import (
     above,
     absolute,
     choose,
+    every_lane,
     fill,
     fma,
     load,
@@ -33,43 +39,133 @@ from splat_assets.rendering.cpu.team import team
 _BETAS = (0.9, 0.999)  # literals in the kernel, as is eps, 1e-15
 _BLOCK = 8192  # numbers a task of Adam; a multiple of 16
 _ROWS = 512  # Gaussians a task of the noise
+_NONE = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True)
 class AdamTensors:
-    """One parameter with gradient and moments: float32, contiguous, of equal shape, on the CPU."""
+    """One parameter with its moments: float32, contiguous, of equal shape, on the CPU."""
 
     value: Tensor
-    gradient: Tensor
     exp_avg: Tensor
     exp_avg_sq: Tensor
     learning_rate: float
     step: int  # this one's number, from 1 on
 
+    def addresses(self) -> list[int]:
+        return [self.value.data_ptr(), self.exp_avg.data_ptr(), self.exp_avg_sq.data_ptr()]
 
-def adam(parameters: Sequence[AdamTensors]) -> None:
+    def factors(self) -> list[float]:
+        """Of the first moment, and of the root of the second: rate and bias correction."""
+        first, second = (1.0 - beta**self.step for beta in _BETAS)
+        return [-self.learning_rate / first, 1.0 / math.sqrt(second)]
+
+
+def adam(parameters: Sequence[AdamTensors], gradients: Sequence[Tensor]) -> None:
     """One step on all of them, in place. A gradient that is not finite counts as 0."""
     # addresses of the four arrays, how many numbers they hold, and the first task beyond them
     table = np.zeros((len(parameters), 6), np.int64)
-    numbers = np.zeros((len(parameters), 2), np.float32)
     tasks = 0
-    for row, one in enumerate(parameters):
-        tensors = (one.value, one.gradient, one.exp_avg, one.exp_avg_sq)
+    for row, (one, gradient) in enumerate(zip(parameters, gradients, strict=True)):
         count = one.value.numel()
         tasks += -(-count // _BLOCK)
-        table[row] = [*(tensor.data_ptr() for tensor in tensors), count, tasks]
-        corrections = [1.0 - beta**one.step for beta in _BETAS]
-        numbers[row] = [-one.learning_rate / corrections[0], 1.0 / math.sqrt(corrections[1])]
-    team().run(tasks, _adam, table, numbers)
+        table[row] = [*one.addresses(), gradient.data_ptr(), count, tasks]
+    team().run(tasks, _adam, table, _factors(parameters))
+
+
+def backward_and_adam(
+    splats: Splats,
+    drawn: Drawn,
+    sums: np.ndarray,
+    parameters: Sequence[AdamTensors],
+    *,
+    opacity_weight: float,
+    scale_weight: float,
+    means2d: np.ndarray | None = None,
+) -> tuple[np.ndarray, bool]:
+    """Carry the sums over pixels back to the parameters and do Adam's step on them, a few hundred
+    Gaussians at a time: their gradients never exist all at once.
+
+    Args:
+        splats: with `learnt`; activated by `draw`.
+        sums: of `sum_pixels`.
+        parameters: means, scales, quats, opacities, sh0 and, when `splats` has them, shN.
+        opacity_weight, scale_weight: of the sums of opacities and of scales in the loss.
+        means2d: [N, 4] takes the signed and absolute gradients of the projected means.
+
+    Returns:
+        what `view_gradient` takes, and whether every gradient was finite.
+    """
+    tasks = -(-len(splats) // projection.TASK)
+    widths = [one.value[:1].numel() for one in parameters]
+    table = np.array(
+        [[*one.addresses(), width] for one, width in zip(parameters, widths, strict=True)], np.int64
+    )
+    v_camera, spoilt = np.zeros((tasks, 15)), np.zeros(tasks, np.uint8)
+    crew = team()
+    team().run(
+        tasks, _backward_and_adam, *splats.arguments(), drawn.camera, drawn.rows, drawn.offsets,
+        sums, means2d is not None, np.float32(opacity_weight), np.float32(scale_weight), table,
+        _factors(parameters), take((crew.threads, projection.TASK * sum(widths)), np.float32),
+        v_camera, _NONE if means2d is None else means2d.reshape(-1), spoilt,
+    )  # fmt: skip
+    return v_camera, not spoilt.any()
+
+
+def _factors(parameters: Sequence[AdamTensors]) -> np.ndarray:
+    return np.array([one.factors() for one in parameters], np.float32).reshape(-1, 2)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _adam(share, table, numbers):  # type: ignore[no-untyped-def]
-    none = fill(np.float32(0.0))
-    largest = fill(np.float32(3.4e38))
-    keep_1, keep_2 = fill(np.float32(0.9)), fill(np.float32(0.999))
-    new_1, new_2 = fill(np.float32(0.1)), fill(np.float32(0.001))
-    eps = fill(np.float32(1e-15))
+def _backward_and_adam(  # type: ignore[no-untyped-def]
+    share, means, quats, scales, opacities, sh0, stride0, shN, strideN, offsetN, degree, camera,
+    rows, offsets, sums, absgrad, opacity_weight, scale_weight, table, factors, blocks, v_camera,
+    v_means2d, spoilt,
+):  # fmt: skip
+    """The gradients of a task's Gaussians lie in a row of `blocks`, in the order of `table`
+    (addresses of value and moments, numbers a Gaussian)."""
+    count = means.shape[0]
+    block = blocks[share[1]]
+    v_means = block[: 3 * TASK].reshape(TASK, 3)
+    v_scales = block[3 * TASK : 6 * TASK].reshape(TASK, 3)
+    v_quats = block[6 * TASK : 10 * TASK].reshape(TASK, 4)
+    v_opacities = block[10 * TASK : 11 * TASK]
+    v_sh0 = block[11 * TASK : 14 * TASK]
+    v_shN = block[14 * TASK :] if degree > 0 else v_sh0
+    last_few = np.zeros(64, np.float32)
+    unit = np.float32(1.0)
+    while True:
+        task = next_task(share)
+        begin = task * TASK
+        if begin >= count:
+            break
+        end = min(begin + TASK, count)
+        range_backward(
+            begin, end, begin, means, quats, scales, opacities, sh0, stride0, shN, strideN, offsetN,
+            degree, camera, False, rows, offsets, sums, absgrad, True, v_means, v_quats, v_scales,
+            v_opacities, v_sh0, v_shN, v_camera[task], v_means2d,
+        )  # fmt: skip
+        # exp and sigmoid, and the regularisers on what comes out of them
+        for i in range(begin, end):
+            j = i - begin
+            for n in range(3):
+                v_scales[j, n] = (v_scales[j, n] + scale_weight) * scales[i, n]
+            opacity = opacities[i]
+            v_opacities[j] = (v_opacities[j] + opacity_weight) * opacity * (unit - opacity)
+        gradient = np.int64(block.ctypes.data)
+        for row in range(len(table)):
+            width = table[row, 3]
+            first = 4 * begin * width  # bytes
+            if not _adam_on(
+                table[row, 0] + first, table[row, 1] + first, table[row, 2] + first, gradient,
+                (end - begin) * width, factors[row, 0], factors[row, 1], last_few,
+            ):  # fmt: skip
+                spoilt[task] = 1
+            gradient += 4 * TASK * width
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _adam(share, table, factors):  # type: ignore[no-untyped-def]
     last_few = np.zeros(64, np.float32)
     tasks = table[-1, 5] if len(table) else 0
     while True:
@@ -79,44 +175,69 @@ def _adam(share, table, numbers):  # type: ignore[no-untyped-def]
         row = 0
         while task >= table[row, 5]:
             row += 1
-        value, gradient, exp_avg, exp_avg_sq = (
-            table[row, 0],
-            table[row, 1],
-            table[row, 2],
-            table[row, 3],
+        begin = (task - (table[row - 1, 5] if row else 0)) * _BLOCK
+        first = 4 * begin  # bytes
+        _adam_on(
+            table[row, 0] + first, table[row, 1] + first, table[row, 2] + first,
+            table[row, 3] + first, min(_BLOCK, table[row, 4] - begin), factors[row, 0],
+            factors[row, 1], last_few,
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _adam_on(  # type: ignore[no-untyped-def]
+    value, exp_avg, exp_avg_sq, gradient, count, size, correction, last_few
+):
+    """Adam's step on `count` numbers at these addresses; whether every gradient was finite. A rest
+    of less than sixteen goes through `last_few` [64]."""
+    size, correction = fill(size), fill(correction)
+    finite = True
+    for at in range(0, count - 15, 16):
+        g = load(gradient, at)
+        p, m, v, sound = _adam_lanes(
+            load(value, at), g, load(exp_avg, at), load(exp_avg_sq, at), size, correction
         )
-        size, correction = fill(numbers[row, 0]), fill(numbers[row, 1])
-        begin = (task - (table[row - 1, 5] if row else 0)) * 8192
-        end = min(begin + 8192, table[row, 4])
-        for at in range(begin, end - 15, 16):
-            g = load(gradient, at)
-            g = choose(above(largest, absolute(g)), g, none)
-            m = fma(keep_1, load(exp_avg, at), new_1 * g)
-            v = fma(keep_2, load(exp_avg_sq, at), (new_2 * g) * g)
-            store(exp_avg, at, m)
-            store(exp_avg_sq, at, v)
-            p = fma(size, m / fma(square_root(v), correction, eps), load(value, at))
-            store(value, at, p)
-        rest = (end - begin) % 16
-        if rest:
-            at = end - rest
-            for i in range(rest):
-                last_few[i] = read(value, at + i)
-                last_few[16 + i] = read(gradient, at + i)
-                last_few[32 + i] = read(exp_avg, at + i)
-                last_few[48 + i] = read(exp_avg_sq, at + i)
-            g = load(last_few, 16)
-            g = choose(above(largest, absolute(g)), g, none)
-            m = fma(keep_1, load(last_few, 32), new_1 * g)
-            v = fma(keep_2, load(last_few, 48), (new_2 * g) * g)
-            p = fma(size, m / fma(square_root(v), correction, eps), load(last_few, 0))
-            store(last_few, 0, p)
-            store(last_few, 32, m)
-            store(last_few, 48, v)
-            for i in range(rest):
-                write(value, at + i, last_few[i])
-                write(exp_avg, at + i, last_few[32 + i])
-                write(exp_avg_sq, at + i, last_few[48 + i])
+        finite &= sound
+        store(value, at, p)
+        store(exp_avg, at, m)
+        store(exp_avg_sq, at, v)
+    rest = count % 16
+    if rest:
+        at = count - rest
+        last_few[:] = 0.0
+        for i in range(rest):
+            last_few[i] = read(value, at + i)
+            last_few[16 + i] = read(gradient, at + i)
+            last_few[32 + i] = read(exp_avg, at + i)
+            last_few[48 + i] = read(exp_avg_sq, at + i)
+        p, m, v, sound = _adam_lanes(
+            load(last_few, 0), load(last_few, 16), load(last_few, 32), load(last_few, 48),
+            size, correction,
+        )  # fmt: skip
+        finite &= sound
+        store(last_few, 0, p)
+        store(last_few, 32, m)
+        store(last_few, 48, v)
+        for i in range(rest):
+            write(value, at + i, last_few[i])
+            write(exp_avg, at + i, last_few[32 + i])
+            write(exp_avg_sq, at + i, last_few[48 + i])
+    return finite
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _adam_lanes(p, g, m, v, size, correction):  # type: ignore[no-untyped-def]
+    """Value and moments after a step, and whether no gradient was infinite or NaN (they count as
+    zero)."""
+    none = fill(np.float32(0.0))
+    size_of_g = absolute(g)
+    largest = fill(np.float32(3.4e38))
+    sound = above(largest, size_of_g)
+    g = choose(sound, g, none)
+    m = fma(fill(np.float32(0.9)), m, fill(np.float32(0.1)) * g)
+    v = fma(fill(np.float32(0.999)), v, (fill(np.float32(0.001)) * g) * g)
+    p = fma(size, m / fma(square_root(v), correction, fill(np.float32(1e-15))), p)
+    return p, m, v, every_lane(sound)
 
 
 def disturb(

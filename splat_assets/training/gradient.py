@@ -17,9 +17,10 @@ from torch import Tensor
 
 from splat_assets.training.contribution import Survey
 from splat_assets.training.mcmc import keep_most_opaque
-from splat_assets.training.optimizer import Params, SplatOptimizer
+from splat_assets.training.optimizer import SplatOptimizer
 from splat_assets.training.sampling import rotate_by_quats
 from splat_assets.training.schedule import Schedule
+from splat_assets.training.step import Regularisers
 
 _SPLIT_SHRINK = 1.6
 
@@ -46,8 +47,9 @@ class GradientStrategy:
 
     needs_absgrad = True
 
-    def add_regularisers(self, params: Params, extent: float) -> None:
+    def regularisers(self, count: int, extent: float) -> Regularisers:
         """None."""
+        return Regularisers()
 
     @torch.no_grad()
     def after_step(

@@ -20,6 +20,7 @@ from splat_assets.training.contribution import Survey
 from splat_assets.training.optimizer import Params, SplatOptimizer
 from splat_assets.training.sampling import draw_indices, rotate_by_quats
 from splat_assets.training.schedule import Schedule
+from splat_assets.training.step import Regularisers
 
 _MAX_COPIES = 51  # the paper's bound on how many Gaussians share one place
 
@@ -46,16 +47,10 @@ class MCMCStrategy:
 
     needs_absgrad = False
 
-    @torch.no_grad()
-    def add_regularisers(self, params: Params, extent: float) -> None:
-        """Add the gradients of the two regularisers, in closed form."""
-        opacities, scales = params["opacities"], params["scales"]
-        n = max(len(opacities), 1)
-        if opacities.grad is not None and self.opacity_reg:
-            alpha = torch.sigmoid(opacities)
-            opacities.grad.addcmul_(alpha, 1 - alpha, value=self.opacity_reg / n)
-        if scales.grad is not None and self.scale_reg:
-            scales.grad.add_(torch.exp(scales), alpha=self.scale_reg / (3 * n * extent))
+    def regularisers(self, count: int, extent: float) -> Regularisers:
+        """Those of the two means, for so many Gaussians."""
+        n = max(count, 1)
+        return Regularisers(self.opacity_reg / n, self.scale_reg / (3 * n * extent))
 
     @torch.no_grad()
     def after_step(

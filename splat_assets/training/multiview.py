@@ -18,8 +18,9 @@ from torch import Tensor
 from splat_assets.training.contribution import Survey
 from splat_assets.training.gradient import clone_and_split
 from splat_assets.training.mcmc import keep_most_opaque
-from splat_assets.training.optimizer import Params, SplatOptimizer
+from splat_assets.training.optimizer import SplatOptimizer
 from splat_assets.training.schedule import Schedule
+from splat_assets.training.step import Regularisers
 
 
 @dataclass
@@ -47,8 +48,9 @@ class MultiViewStrategy:
 
     needs_absgrad = False
 
-    def add_regularisers(self, params: Params, extent: float) -> None:
+    def regularisers(self, count: int, extent: float) -> Regularisers:
         """None."""
+        return Regularisers()
 
     @torch.no_grad()
     def after_step(

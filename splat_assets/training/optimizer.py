@@ -9,12 +9,15 @@ step is our kernel; on CUDA torch's fused one, or gsplat's, which leaves unseen 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from splat_assets.training.cpu_kernels import AdamTensors
 
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
 Params = dict[str, nn.Parameter]
@@ -76,17 +79,46 @@ class SplatOptimizer:
             visible: [N] bool; on CUDA only these Gaussians and their moments change. The CPU takes
                 them all: there it would save little.
         """
-        slots = [slot for slot in self._slots.values() if slot.parameter.grad is not None]
-        for slot in slots:
-            slot.step += 1
-        if slots and slots[0].parameter.is_cuda:
+        moving = {
+            name: slot for name, slot in self._slots.items() if slot.parameter.grad is not None
+        }
+        if moving and not moving["means"].parameter.is_cuda:
+            from splat_assets.training.cpu_kernels import adam
+
+            gradients = [slot.parameter.grad for slot in moving.values()]
+            adam(self.next_step(list(moving)), [g.contiguous() for g in gradients if g is not None])
+        else:
+            slots = list(moving.values())
             for slot in slots:
                 assert slot.parameter.grad is not None
+                slot.step += 1
                 torch.nan_to_num_(slot.parameter.grad, 0.0, 0.0, 0.0)
             _step_on_cuda(slots) if visible is None else _step_visible(slots, visible)
-        else:
-            _step_on_cpu(slots)
         self.drop_gradients()
+
+    @torch.no_grad()
+    def add_regularisers(self, opacity_weight: float, scale_weight: float) -> None:
+        """Add the gradients of both weights times the sums of all opacities and of all scales."""
+        opacities, scales = (self._slots[name].parameter for name in ("opacities", "scales"))
+        if opacities.grad is not None and opacity_weight:
+            alpha = torch.sigmoid(opacities)
+            opacities.grad.addcmul_(alpha, 1 - alpha, value=opacity_weight)
+        if scales.grad is not None and scale_weight:
+            scales.grad.add_(torch.exp(scales), alpha=scale_weight)
+
+    def next_step(self, names: Sequence[str]) -> list[AdamTensors]:
+        """Count a step of these parameters, which a kernel is about to do."""
+        from splat_assets.training.cpu_kernels import AdamTensors
+
+        chosen = [self._slots[name] for name in names]
+        for slot in chosen:
+            slot.step += 1
+        return [
+            AdamTensors(
+                slot.parameter, slot.exp_avg, slot.exp_avg_sq, slot.learning_rate, slot.step
+            )
+            for slot in chosen
+        ]
 
     def drop_gradients(self) -> None:
         """Forget the gradients of this step."""
@@ -161,25 +193,6 @@ class SplatOptimizer:
             slot.parameter = nn.Parameter(new)
             slot.exp_avg = of_moment(slot.exp_avg).contiguous()
             slot.exp_avg_sq = of_moment(slot.exp_avg_sq).contiguous()
-
-
-def _step_on_cpu(slots: list[_Slot]) -> None:
-    from splat_assets.training.cpu_kernels import AdamTensors, adam
-
-    adam(
-        [
-            AdamTensors(
-                slot.parameter,
-                slot.parameter.grad.contiguous(),
-                slot.exp_avg,
-                slot.exp_avg_sq,
-                slot.learning_rate,
-                slot.step,
-            )
-            for slot in slots
-            if slot.parameter.grad is not None
-        ]
-    )
 
 
 def _step_on_cuda(slots: list[_Slot]) -> None:

@@ -265,6 +265,7 @@ def _write(
         "dropped": cleaned.describe(),
         **tidied,
         "dropped_non_finite": trainer.dropped_non_finite,
+        "non_finite_steps": trainer.non_finite_steps,
         "warnings": trainer.warnings,
         **_registration(poses),
         **trainer.per_view.summary(),

@@ -22,12 +22,13 @@ from splat_assets.rendering.l1_ssim import l1_ssim
 from splat_assets.training.blur import blurred
 from splat_assets.training.contribution import Survey, survey
 from splat_assets.training.dataset import Sample, TrainingSet
-from splat_assets.training.evaluate import mean_scores, render, score_views
-from splat_assets.training.optimizer import Params, SplatOptimizer
+from splat_assets.training.evaluate import mean_scores, score_views
+from splat_assets.training.optimizer import SplatOptimizer
 from splat_assets.training.per_view import PerView
 from splat_assets.training.plateau import should_end
 from splat_assets.training.scene import SceneFrame
 from splat_assets.training.schedule import Schedule
+from splat_assets.training.step import Regularisers, shoot
 
 _LAMBDA_SSIM = 0.2
 _REPORT_STEPS = 10
@@ -44,7 +45,7 @@ class Strategy(Protocol):
     needs_absgrad: bool
     budget: int
 
-    def add_regularisers(self, params: Params, extent: float) -> None: ...
+    def regularisers(self, count: int, extent: float) -> Regularisers: ...
     def after_step(
         self,
         step: int,
@@ -83,7 +84,8 @@ class Trainer:
         self.step = 0
         self.curve: list[dict[str, float]] = []
         self.warnings: list[str] = []
-        self.dropped_non_finite = 0
+        self.dropped_non_finite = 0  # Gaussians
+        self.non_finite_steps = 0  # left out, or (seen on the CPU only) with such gradients
         self._order: list[int] = []
         self._views_rng = torch.Generator().manual_seed(seed)
         self._noise_rng = torch.Generator(compute.device).manual_seed(seed + 1)
@@ -163,6 +165,7 @@ class Trainer:
             "curve": self.curve,
             "warnings": self.warnings,
             "dropped_non_finite": self.dropped_non_finite,
+            "non_finite_steps": self.non_finite_steps,
             "seconds": self._seconds,
             "cpu_seconds": self._cpu_seconds,
         }
@@ -190,6 +193,7 @@ class Trainer:
         self.curve = list(state["curve"])
         self.warnings = list(state["warnings"])
         self.dropped_non_finite = int(state["dropped_non_finite"])
+        self.non_finite_steps = int(state["non_finite_steps"])
         self._seconds = float(state["seconds"])
         self._cpu_seconds = float(state["cpu_seconds"])
 
@@ -225,15 +229,12 @@ class Trainer:
         blur = schedule.blur_at(self.step)
         if blur > 0:
             sample = replace(sample, image=blurred(sample.image, sample.mask, blur))
-        params = optimizer.params
         rates = schedule.learning_rates(self.frame.extent, self.step)
         for name, rate in rates.items():
             optimizer.set_learning_rate(name, rate)
-        info = self._backward(params, index, sample, background)
+        info = self._learn(index, sample, background)
         if info is None:
             return
-        self.strategy.add_regularisers(params, self.frame.extent)
-        optimizer.step(info["visible"].any(dim=0) if optimizer.selective else None)
         self.per_view.step(self.step)
         self.strategy.after_step(
             self.step,
@@ -250,12 +251,10 @@ class Trainer:
         if schedule.refines_at(self.step) or self.step == schedule.steps - 1:
             self._drop_non_finite()
 
-    def _backward(
-        self, params: Params, index: int, sample: Sample, background: Tensor
-    ) -> dict[str, Any] | None:
-        """Render, loss and gradients; None when the loss is not finite and the step is void."""
-        image, info = render(
-            params,
+    def _learn(self, index: int, sample: Sample, background: Tensor) -> dict[str, Any] | None:
+        """Render, loss, gradients and Adam; None when the loss is not finite and the step void."""
+        shot = shoot(
+            self.optimizer,
             self.per_view.posed(index, sample),
             sh_degree=self.schedule.sh_degree_at(self.step),
             background=background,
@@ -263,21 +262,29 @@ class Trainer:
             absgrad=self.strategy.needs_absgrad,
             depth=self.per_view.needs_depth,
         )
-        image = self.per_view.exposed(index, image)
+        image = self.per_view.exposed(index, shot.image)
         loss = l1_ssim(image, sample.image, mask=sample.mask, lambda_ssim=_LAMBDA_SSIM)
         self._loss = float(loss.detach())
         if not math.isfinite(self._loss):
-            self._bad_steps += 1
-            if self._bad_steps > _MAX_BAD_STEPS or not self._drop_non_finite():
-                raise UserError(
-                    f"Training diverged at step {self.step} (the loss is {self._loss}); "
-                    "check the camera poses and images of this dataset."
-                )
+            self._skip()
             return None
         self._bad_steps = 0
-        extra = self.per_view.loss(index, info)
-        (loss if extra is None else loss + extra).backward()
-        return info
+        extra = self.per_view.loss(index, shot.info)
+        weights = self.strategy.regularisers(len(self.optimizer), self.frame.extent)
+        if not shot.learn(loss if extra is None else loss + extra, self.optimizer, weights):
+            self.non_finite_steps += 1
+        return shot.info
+
+    def _skip(self) -> None:
+        """Leave this step out, and with it the Gaussians that spoil it; not for ever."""
+        self.non_finite_steps += 1
+        self._bad_steps += 1
+        self._drop_non_finite()
+        if self._bad_steps > _MAX_BAD_STEPS:
+            raise UserError(
+                f"Training diverged at step {self.step} (the loss is {self._loss}); "
+                "check the camera poses and images of this dataset."
+            )
 
     def _look(self, count: int) -> Survey:
         """What the Gaussians contribute to `count` training views, drawn at random."""

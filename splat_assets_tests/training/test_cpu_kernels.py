@@ -88,7 +88,7 @@ def test_threads_do_not_change_a_bit() -> None:
         g = torch.Generator().manual_seed(2)
         tensors = [torch.rand(100_003, generator=g) for _ in range(4)]
         value, gradient, first, second = tensors
-        adam([AdamTensors(value, gradient, first, second, 0.1, 5)] * 2)
+        adam([AdamTensors(value, first, second, 0.1, 5)] * 2, [gradient] * 2)
         results.append([*tensors, noise(5000)[0]])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

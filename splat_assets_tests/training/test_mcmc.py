@@ -101,7 +101,7 @@ def test_regularisers_are_the_gradients_of_their_terms() -> None:
     loss = 0.3 * torch.sigmoid(opacities).mean() + 0.2 * torch.exp(scales).mean() / extent
     expected = torch.autograd.grad(loss, [opacities, scales])
     opacities.grad, scales.grad = torch.zeros_like(opacities), torch.zeros_like(scales)
-    strategy.add_regularisers(optimizer.params, extent)
+    optimizer.add_regularisers(*strategy.regularisers(len(optimizer), extent))
     torch.testing.assert_close(opacities.grad, expected[0])
     torch.testing.assert_close(scales.grad, expected[1])
 

@@ -235,7 +235,7 @@ def test_divergence_is_one_sentence(
         return torch.tensor(torch.nan, requires_grad=True)
 
     monkeypatch.setattr(trainer, "l1_ssim", broken)
-    with pytest.raises(UserError, match="diverged at step 0"):
+    with pytest.raises(UserError, match="diverged at step 20"):
         train(poses, tmp_path / "out")
 
 

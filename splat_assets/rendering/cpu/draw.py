@@ -17,11 +17,16 @@ from splat_assets.rendering.cpu.team import team
 _TABLES = blending.lane_tables()
 _CHUNK = 4096  # Gaussians of the depth order that are binned together
 _MAX_CHUNKS = 64
+_NO_ROWS, _NO_NUMBERS = np.empty((0, 3), np.float32), np.empty(0, np.float32)
+_NO_RADII = np.empty((0, 2), np.int32)
 
 
 @dataclass(frozen=True)
 class Splats:
-    """Activated Gaussians, C-contiguous float32."""
+    """Activated Gaussians, C-contiguous float32.
+
+    Where `learnt` is given, `draw` fills `scales` and `opacities` from it.
+    """
 
     means: np.ndarray  # [N, 3]
     quats: np.ndarray  # [N, 4]
@@ -29,6 +34,7 @@ class Splats:
     opacities: np.ndarray  # [N]
     colors: tuple[np.ndarray, ...]  # ([N, 3] or [N, K, 3],) or the pair [N, 1, 3], [N, K - 1, 3]
     degree: int  # of the SH in use; -1: colours themselves
+    learnt: tuple[np.ndarray, np.ndarray] = (_NO_ROWS, _NO_NUMBERS)  # log scales, logits
 
     def __len__(self) -> int:
         return len(self.means)
@@ -78,7 +84,7 @@ class Drawn:
 
     camera: np.ndarray  # [26] float64, see projection.py
     rows: np.ndarray  # [N * 16] float32, see projection.py
-    radii: np.ndarray  # [N, 2] int32
+    radii: np.ndarray  # [N, 2] int32, or none
     offsets: np.ndarray  # [N + 1] int64: first slot of every Gaussian
     starts: np.ndarray  # [tiles + 1] int64: first entry of every tile
     entries: np.ndarray  # [entries] int32: Gaussian
@@ -127,10 +133,12 @@ def draw(
     alphas: np.ndarray,
     *,
     save: bool,
+    radii: bool = True,
 ) -> Drawn:
     """Render one camera (`viewmat` [4, 4], `K` [3, 3] float64) into `image` and `alphas` (flat).
 
-    `background` is [3] float32. Without `save` the result cannot go back.
+    `background` is [3] float32. Without `save` the result cannot go back, without `radii` it has
+    none.
     """
     count, crew = len(splats), team()
     width, height = frame.width, frame.height
@@ -139,10 +147,10 @@ def draw(
     depths, order = take(count, np.uint32), take(count, np.int32)
     corners, spans = take(count, np.int32), take(count, np.uint64)
     offsets = take(count + 1, np.int64)
-    radii = take((count, 2), np.int32)
+    extents = take((count, 2), np.int32) if radii else _NO_RADII
     crew.run(
-        -(-count // projection.TASK), projection.project, *splats.arguments(), camera, width,
-        height, frame.antialiased, rows, depths, corners, spans, offsets, radii,
+        -(-count // projection.TASK), projection.project, *splats.arguments(), *splats.learnt,
+        camera, width, height, frame.antialiased, rows, depths, corners, spans, offsets, extents,
     )  # fmt: skip
     # from numbers of tiles, kept one place to the right, to the first slot of every Gaussian
     offsets[0] = 0
@@ -170,7 +178,7 @@ def draw(
         _scratches(crew.threads), width, height, background, image, frame.channels,
         frame.colour_at, frame.depth_at, alphas,
     )  # fmt: skip
-    return Drawn(camera, rows, radii, offsets, starts, entries, slots, masks, image, alphas)
+    return Drawn(camera, rows, extents, offsets, starts, entries, slots, masks, image, alphas)
 
 
 def draw_backward(
@@ -188,32 +196,47 @@ def draw_backward(
 
     Camera 0 comes first and overwrites.
     """
-    first = index == 0
-    crew, width, height = team(), frame.width, frame.height
-    sums = take(len(drawn.entries) * projection.ROW, np.float32)
-    crew.run(
-        len(drawn.starts) - 1, blending.blend_backward, drawn.rows, drawn.entries, drawn.slots,
-        drawn.starts, drawn.masks, _TABLES, _scratches(crew.threads), width, height,
-        drawn.image, frame.channels, frame.colour_at, frame.depth_at, drawn.alphas, v_image,
-        drawn.alphas if v_alphas is None else v_alphas, v_alphas is not None, absgrad, sums,
-    )  # fmt: skip
+    sums = sum_pixels(frame, drawn, v_image, v_alphas, absgrad)
     tasks = -(-len(splats) // projection.TASK)
     v_camera = np.zeros((tasks, 15), np.float64)
     v_colors = [part.reshape(-1) for part in into.colors]
-    crew.run(
+    team().run(
         tasks, projection_backward.project_backward, *splats.arguments(), drawn.camera,
-        frame.antialiased, drawn.rows, drawn.offsets, sums, absgrad, first, into.means,
+        frame.antialiased, drawn.rows, drawn.offsets, sums, absgrad, index == 0, into.means,
         into.quats, into.scales, into.opacities, v_colors[0], v_colors[-1], v_camera,
         into.means2d[index].reshape(-1),
     )  # fmt: skip
+    into.viewmats[index] += view_gradient(v_camera, viewmat, drawn)
+
+
+def sum_pixels(
+    frame: Frame, drawn: Drawn, v_image: np.ndarray, v_alphas: np.ndarray | None, absgrad: bool
+) -> np.ndarray:
+    """[entries * 16] float32: the sums over pixels of projection.py, from the gradients of image
+    and alphas (flat)."""
+    crew = team()
+    sums = take(len(drawn.entries) * projection.ROW, np.float32)
+    crew.run(
+        len(drawn.starts) - 1, blending.blend_backward, drawn.rows, drawn.entries, drawn.slots,
+        drawn.starts, drawn.masks, _TABLES, _scratches(crew.threads), frame.width, frame.height,
+        drawn.image, frame.channels, frame.colour_at, frame.depth_at, drawn.alphas, v_image,
+        drawn.alphas if v_alphas is None else v_alphas, v_alphas is not None, absgrad, sums,
+    )  # fmt: skip
+    return sums
+
+
+def view_gradient(v_camera: np.ndarray, viewmat: np.ndarray, drawn: Drawn) -> np.ndarray:
+    """[4, 4] float64: of the view matrix, from what every task says of rotation, translation and
+    centre."""
     summed = v_camera.sum(axis=0)
-    v_view = into.viewmats[index]
-    v_view[:3, :3] += summed[:9].reshape(3, 3)
-    v_view[:3, 3] += summed[9:12]
+    v_view = np.zeros((4, 4))
+    v_view[:3, :3] = summed[:9].reshape(3, 3)
+    v_view[:3, 3] = summed[9:12]
     # the centre is -W⁻¹ t
     turned = np.linalg.inv(viewmat[:3, :3]).T @ summed[12:]
     v_view[:3, :3] -= np.outer(turned, drawn.camera[12:15])
     v_view[:3, 3] -= turned
+    return v_view
 
 
 def camera_record(viewmat: np.ndarray, K: np.ndarray, frame: Frame) -> np.ndarray:

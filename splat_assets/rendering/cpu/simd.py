@@ -10,6 +10,7 @@ backward twin round alike.
 from __future__ import annotations
 
 import operator
+import platform
 from typing import Any
 
 from llvmlite import ir
@@ -168,6 +169,44 @@ def fetch_add(typingctx, array, index, amount):  # type: ignore[no-untyped-def]
         return builder.atomic_rmw("add", pointer, args[2], "monotonic")
 
     return types.int64(array, types.int64, types.int64), codegen
+
+
+@intrinsic
+def peek(typingctx, array, index):  # type: ignore[no-untyped-def]
+    """`array[index]` (int64) as it is now: for a loop that waits for another thread."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], _I64)
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(array, types.int64), codegen
+
+
+@intrinsic
+def poke(typingctx, array, index, value):  # type: ignore[no-untyped-def]
+    """`array[index] = value` (int64), seen by others after everything written before it."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        pointer = _pointer(context, builder, sig.args[0], args[0], args[1], _I64)
+        builder.store_atomic(args[2], pointer, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), codegen
+
+
+@intrinsic
+def pause(typingctx):  # type: ignore[no-untyped-def]
+    """A moment, on x86 and ARM without taking resources from the core's other thread."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        machine = platform.machine().lower()
+        if machine in ("x86_64", "amd64"):
+            _call(builder, "llvm.x86.sse2.pause", [], ir.VoidType())
+        elif machine in ("aarch64", "arm64"):
+            _call(builder, "llvm.aarch64.hint", [ir.Constant(_I32, 1)], ir.VoidType())  # YIELD
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 # ---------------------------------------------------------------- values
@@ -354,6 +393,15 @@ def any_lane(typingctx, mask):  # type: ignore[no-untyped-def]
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         bits = builder.bitcast(args[0], ir.IntType(WIDTH))
         return builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(WIDTH), 0))
+
+    return types.boolean(Mask), codegen
+
+
+@intrinsic
+def every_lane(typingctx, mask):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        bits = builder.bitcast(args[0], ir.IntType(WIDTH))
+        return builder.icmp_unsigned("==", bits, ir.Constant(ir.IntType(WIDTH), -1))
 
     return types.boolean(Mask), codegen
 

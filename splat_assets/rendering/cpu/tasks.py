@@ -16,10 +16,15 @@ SPACING = 8  # int64 between two threads' counters: a cache line each
 NONE_LEFT = 1 << 40  # more than any kernel has
 
 
-def shares(members: int, tasks: int) -> list[tuple[np.ndarray, int, int, int]]:
+def shares(
+    members: int, tasks: int, taken: np.ndarray | None = None
+) -> list[tuple[np.ndarray, int, int, int]]:
     """The first argument of a kernel for each of its threads: counters of the tasks taken from
-    every range, the thread's number, and how many threads and tasks there are."""
-    taken = np.zeros(members * SPACING, np.int64)
+    every range, the thread's number, and how many threads and tasks there are.
+
+    `taken` is memory for the counters, [members * SPACING] or more int64, all zero."""
+    if taken is None:
+        taken = np.zeros(members * SPACING, np.int64)
     return [(taken, number, members, tasks) for number in range(members)]
 
 
