@@ -159,6 +159,7 @@ def _receive(
 ) -> None:
     size = offset
     checked = offset > 0
+    filename = _file_name(job.ref.location, remote)
     with part.open("ab" if offset else "wb") as stream:
         for chunk in response.iter_raw():
             stream.write(chunk)
@@ -166,7 +167,7 @@ def _receive(
             receipt.transferred += len(chunk)
             if not checked and size >= media.SNIFF_BYTES:
                 stream.flush()
-                _check_content(part, job.ref.label)
+                _check_content(part, filename, job.ref.label)
                 checked = True
             _check_size(job, size, part, size)
             share = size / remote.total if remote.total else 0.5
@@ -177,7 +178,7 @@ def _receive(
         raise TransientError(
             f"{job.ref.label} ended after {size} of {remote.total} bytes; the connection was lost."
         )
-    _check_content(part, job.ref.label)
+    _check_content(part, filename, job.ref.label)
 
 
 def _offset(response: httpx.Response, part: Path) -> int:

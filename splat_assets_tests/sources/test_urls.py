@@ -201,7 +201,7 @@ def test_a_server_without_validators_starts_again(site: Site, fetch: Fetcher) ->
     [
         (b"\n<!DOCTYPE html><html>Sign in</html>", "is a web page, not a file"),
         (jpeg(0), "is one photo"),
-        (b"hello", "no video, archive or .ply"),
+        (b"hello", "no video, archive or splat"),
         (b"", "0 bytes"),
         (MESH_PLY, "is a mesh"),
         (b"PK\x03\x04" + bytes(2000), "damaged or cut short"),
