@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from splat_assets.errors import Cancelled, SourceError, TransientError
+from splat_assets.formats.registry import write_splat
 from splat_assets.sources import url
+from splat_assets_tests.compression.splats import random_splat
 from splat_assets_tests.sources.samples import (
     MESH_PLY,
     MP4,
@@ -108,6 +110,11 @@ def test_video_archive_and_splat(site: Site, tmp_path: Path, fetch: Fetcher) -> 
     video = fetch(site.put("/dir/my%20walk.mp4", MP4, ETag='"v1"'))
     assert (video.content, names(video)) == ("video", ["my walk.mp4"])
     assert video.summary["revision"] == '"v1"'
+    for name in ("s.spz", "s.sog", "s.splat"):  # two of them begin like archives
+        write_splat(tmp_path / name, random_splat(9))
+        data = (tmp_path / name).read_bytes()
+        packed = fetch(site.put(f"/{name}", data))
+        assert (packed.content, names(packed)) == ("ply", [name])
     assert video.summary["downloaded_bytes"] == len(MP4)
     archive = pack(tmp_path / "x.tar.gz", photos(3)).read_bytes()
     assert names(fetch(site.put("/get", archive))) == ["p00.jpg", "p01.jpg", "p02.jpg"]
