@@ -35,8 +35,11 @@ class Settings:
         return Path(os.environ.get("SPLAT_ASSETS_SCRATCH", "data")).resolve()
 
     @property
-    def registry_folder(self) -> Path:
-        return self.local_root / "datasets"
+    def registry_folder(self) -> Path | str:
+        """Where the registry's files are: beside the artifacts, so that a team shares both."""
+        if self.is_local:
+            return self.local_root / "datasets"
+        return self.data_root.rstrip("/") + "/datasets"
 
 
 def load_settings() -> Settings:

@@ -3,6 +3,9 @@
 The root is a local folder or any fsspec URL. Work always happens in a local staging folder; an
 artifact appears whole (rename, or upload) and becomes current by one atomic write. A run that
 fails, is cancelled or is killed therefore changes nothing, and the next run sweeps what it left.
+
+Runs of one host on the same asset take turns. Runs of several hosts do not: whoever publishes last
+is current, and neither removes what the other is uploading.
 """
 
 from __future__ import annotations
@@ -14,12 +17,11 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
+from splat_assets.artifacts.bucket import Bucket
 from splat_assets.artifacts.manifest import (
     MANIFEST,
     Manifest,
@@ -28,21 +30,24 @@ from splat_assets.artifacts.manifest import (
     write_manifest,
     write_text_atomic,
 )
-from splat_assets.errors import TransientError, UserError
+from splat_assets.artifacts.near_copies import (
+    ARRIVING,
+    NearCopies,
+    let_go,
+    remove_unused,
+    sweep_locks,
+)
+from splat_assets.errors import UserError
 from splat_assets.isolation import exclusive
-from splat_assets.progress import Progress
-from splat_assets.settings import Settings
-
-if TYPE_CHECKING:
-    from upath import UPath
+from splat_assets.progress import Progress, silent
+from splat_assets.settings import SCRATCH_GB, Settings
 
 POINTER = "current"
 KEPT_VERSIONS = 2
 UPLOADING = ".uploading"
 KEPT_RUN_FILES = 10
 FOREIGN_UPLOAD_SEC = 24 * 3600  # another host's unfinished upload is left alone for this long
-ATTEMPTS = 4
-T = TypeVar("T")
+SWITCHES = 3  # how often a version may be replaced while we fetch it
 
 
 @dataclass(frozen=True)
@@ -58,19 +63,30 @@ class ArtifactStore:
         <dataset>/<asset>/.resume/<key>/     local only: checkpoints of unfinished work
         <dataset>/<asset>/.runs/<run>.…      local only: progress and logs of the last runs
         <dataset>/<asset>/.lock              local only: held by the one run that works here
+        <dataset>/<asset>/.arriving-<v>/     local only: a version on its way from the root
     """
 
     root: str  # local path or fsspec URL
     local: Path
+    limit: int = int(SCRATCH_GB * 1e9)  # bytes of copies on this host, when the root is remote
 
     @classmethod
     def open(cls, settings: Settings) -> ArtifactStore:
         """The store of these settings; nothing is created before it is needed."""
-        return cls(settings.data_root, settings.local_root)
+        return cls(settings.data_root, settings.local_root, settings.scratch_bytes)
 
     @property
     def is_remote(self) -> bool:
         return "://" in self.root and not self.root.startswith("file://")
+
+    @property
+    def bucket(self) -> Bucket:
+        """The remote root; only where `is_remote`."""
+        return Bucket(self.root)
+
+    @property
+    def _copies(self) -> NearCopies:
+        return NearCopies(self.local, self.limit)
 
     def folder(self, dataset: str, asset: str) -> Path:
         """The local folder of an asset."""
@@ -81,7 +97,7 @@ class ArtifactStore:
     def versions(self, dataset: str, asset: str) -> list[str]:
         """Ids of the published versions, the current one first; empty when there is none."""
         if self.is_remote:
-            text = self._remote_text(dataset, asset, POINTER)
+            text = self.bucket.read_text(dataset, asset, POINTER)
         else:
             path = self.folder(dataset, asset) / POINTER
             text = path.read_text(encoding="utf-8") if path.is_file() else None
@@ -95,7 +111,7 @@ class ArtifactStore:
         near = self.folder(dataset, asset) / versions[0]
         if (near / MANIFEST).is_file() or not self.is_remote:
             return read_manifest(near, asset)
-        text = self._remote_text(dataset, asset, versions[0], MANIFEST)
+        text = self.bucket.read_text(dataset, asset, versions[0], MANIFEST)
         return None if text is None else parse_manifest(text, f"{self.root}/{dataset}/{asset}")
 
     def locate(self, dataset: str, asset: str) -> str | None:
@@ -107,16 +123,31 @@ class ArtifactStore:
             return f"{self.root.rstrip('/')}/{dataset}/{asset}/{versions[0]}"
         return str(self.folder(dataset, asset) / versions[0])
 
-    def open_local(self, dataset: str, asset: str) -> Path | None:
-        """Local folder of the current version (downloaded once when remote); None when missing."""
-        versions = self.versions(dataset, asset)
-        if not versions:
-            return None
-        near = self.folder(dataset, asset) / versions[0]
-        if self.is_remote and not (near / MANIFEST).is_file():
-            with disk_full_is_a_sentence(self.local):
-                self._download(dataset, asset, versions[0], near)
-        return near
+    def open_local(self, dataset: str, asset: str, progress: Progress | None = None) -> Path | None:
+        """Local folder of the current version, or None when there is none.
+
+        A remote version is brought here once, whole, and not removed to make room for others while
+        this process works on the asset it was opened for (until its next `lock`).
+        """
+        progress = progress or silent()
+        missing = ""
+        for _ in range(SWITCHES):
+            versions = self.versions(dataset, asset)
+            if not versions:
+                return None
+            near = self.folder(dataset, asset) / versions[0]
+            if not self.is_remote:
+                return near
+            try:
+                while not (self._copies.is_here(near) and self._copies.hold(near)):
+                    with disk_full_is_a_sentence(self.local):
+                        self._fetch(dataset, asset, versions[0], near, progress)
+                return near
+            except FileNotFoundError as error:  # replaced twice since we read the pointer
+                missing = str(error)
+        raise UserError(
+            f"{self.root}/{dataset}/{asset} is incomplete ({missing}); run {asset} again."
+        )
 
     def run_file(self, dataset: str, asset: str, run_id: str, suffix: str) -> Path:
         """Where a run keeps its log or progress beside the artifact; the oldest are swept."""
@@ -136,6 +167,7 @@ class ArtifactStore:
         Inside, remains of dead runs are swept: whoever wrote them no longer holds the lock.
         """
         folder = self.folder(dataset, asset)
+        let_go()
         with disk_full_is_a_sentence(self.local):
             folder.mkdir(parents=True, exist_ok=True)
             what = f"another run that works on {asset} of {dataset}"
@@ -153,7 +185,14 @@ class ArtifactStore:
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
-    def publish(self, staged: Path, dataset: str, asset: str, manifest: Manifest) -> Path:
+    def publish(
+        self,
+        staged: Path,
+        dataset: str,
+        asset: str,
+        manifest: Manifest,
+        progress: Progress | None = None,
+    ) -> Path:
         """Make a staged folder the current version and return where it now lies locally.
 
         The manifest replaces the one in the folder. The version before stays; older ones go.
@@ -166,7 +205,8 @@ class ArtifactStore:
             version += "+"  # the same run may publish again (a step retried after its success)
         _flush(staged)
         if self.is_remote:
-            self._upload(staged, dataset, asset, version)
+            self._upload(staged, dataset, asset, version, progress or silent())
+            before = self.versions(dataset, asset)  # another host may have published meanwhile
         final = folder / version
         staged.rename(final)
         _flush_folder(folder)
@@ -174,13 +214,17 @@ class ArtifactStore:
         pointer = "\n".join(kept) + "\n"
         try:
             if self.is_remote:
-                self._retry(lambda: self._remote(dataset, asset, POINTER).write_text(pointer))
+                self.bucket.write_text(pointer, dataset, asset, POINTER)
             else:
                 write_text_atomic(folder / POINTER, pointer)
                 _flush_folder(folder)
         except BaseException:
             shutil.rmtree(final, ignore_errors=True)
             raise
+        if self.is_remote:
+            self.bucket.delete(dataset, asset, version, UPLOADING)
+            self._copies.hold(final)
+            self._copies.make_room(0)
         self._sweep(dataset, asset)
         return final
 
@@ -208,9 +252,7 @@ class ArtifactStore:
         """Delete every artifact of a dataset, here and at the root."""
         shutil.rmtree(self.local / dataset, ignore_errors=True)
         if self.is_remote:
-            target = self._remote(dataset)
-            with contextlib.suppress(FileNotFoundError):
-                self._retry(lambda: target.fs.rm(target.path, recursive=True))
+            self.bucket.delete(dataset)
 
     def _sweep(self, dataset: str, asset: str) -> None:
         """Remove what no pointer names: staging of dead runs, versions replaced or never finished.
@@ -218,131 +260,75 @@ class ArtifactStore:
         The caller holds the lock, so nothing here belongs to a live run of this host.
         """
         named = {POINTER, *self.versions(dataset, asset)}
-        for entry in self.folder(dataset, asset).iterdir():
-            if entry.name.startswith(".download-"):  # readers do not hold the lock
-                import psutil
-
-                stray = not psutil.pid_exists(int(entry.name.split("-")[1]))
-            else:
-                stray = entry.name.startswith((".partial-", "." + POINTER))
-            if entry.is_dir():
-                if stray or (not entry.name.startswith(".") and entry.name not in named):
+        folder = self.folder(dataset, asset)
+        for entry in folder.iterdir():
+            version = entry.name.removeprefix(ARRIVING)
+            if version in named:
+                continue
+            if entry.is_dir() and (entry.name != version or not version.startswith(".")):
+                if self.is_remote:
+                    remove_unused(entry)  # readers do not hold the lock
+                else:
                     shutil.rmtree(entry, ignore_errors=True)
-            elif stray:
-                entry.unlink(missing_ok=True)
+            elif entry.name.startswith((".partial-", "." + POINTER)):
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
         runs = [p for p in (self.folder(dataset, asset) / ".runs").glob("*") if p.is_file()]
         for old in sorted(runs, key=lambda p: p.stat().st_mtime, reverse=True)[KEPT_RUN_FILES:]:
             old.unlink(missing_ok=True)
         if self.is_remote:
+            sweep_locks(folder)
             self._sweep_remote(dataset, asset, named)
 
     # --- remote --------------------------------------------------------------------------------
 
-    def _remote(self, *parts: str) -> UPath:
-        from upath import UPath
+    def _upload(
+        self, staged: Path, dataset: str, asset: str, version: str, progress: Progress
+    ) -> None:
+        """Upload a folder, its manifest last; a marker tells other hosts that it is on its way.
 
-        return UPath(self.root).joinpath(*parts)
-
-    def _retry(self, action: Callable[[], T]) -> T:
-        """Call `action`, again after a pause when storage stumbles; `TransientError` in the end."""
-        for attempt in range(ATTEMPTS):
-            try:
-                return action()
-            except FileNotFoundError:
-                raise
-            except PermissionError as error:
-                raise UserError(
-                    f"The storage {self.root} refuses access ({error}); check its credentials."
-                ) from None
-            except (OSError, TimeoutError) as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                if attempt == ATTEMPTS - 1:
-                    raise TransientError(
-                        f"The storage {self.root} does not answer ({error}); try again later."
-                    ) from error
-                time.sleep(0.3 * 3**attempt)
-        raise AssertionError("unreachable")
-
-    def _remote_text(self, *parts: str) -> str | None:
-        path = self._remote(*parts)
-
-        def read() -> str:
-            path.fs.invalidate_cache()
-            return path.fs.cat_file(path.path).decode("utf-8")
-
-        try:
-            return self._retry(read)
-        except FileNotFoundError:
-            return None
-
-    def _upload(self, staged: Path, dataset: str, asset: str, version: str) -> None:
-        """Upload a folder, its manifest last; a marker tells other hosts that it is on its way."""
-        target = self._remote(dataset, asset, version)
+        The marker stays until the pointer names the version.
+        """
+        place = (dataset, asset, version)
         mark = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()})
-        self._retry(lambda: target.fs.makedirs(target.path, exist_ok=True))
-        self._retry(lambda: (target / UPLOADING).write_text(mark))
-        names = sorted(
-            (p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file()),
-            key=lambda name: (name == MANIFEST, name),
+        self.bucket.write_text(mark, *place, UPLOADING)
+        files = [p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file()]
+        self.bucket.upload(
+            staged, sorted(name for name in files if name != MANIFEST), *place, progress=progress
         )
-        for name in names:
-            place = target / name
+        self.bucket.upload(staged, [MANIFEST], *place)
 
-            def put(place: UPath = place, name: str = name) -> None:
-                place.fs.makedirs(place.parent.path, exist_ok=True)
-                place.fs.put_file(str(staged / name), place.path)
-
-            self._retry(put)
-        self._retry(lambda: target.fs.rm_file((target / UPLOADING).path))
-
-    def _download(self, dataset: str, asset: str, version: str, near: Path) -> None:
-        """Bring a version near, whole or not at all, its files checked by size."""
-        source = self._remote(dataset, asset, version)
-        text = self._remote_text(dataset, asset, version, MANIFEST)
+    def _fetch(
+        self, dataset: str, asset: str, version: str, near: Path, progress: Progress
+    ) -> None:
+        """Bring a version near. What arrived before an interruption is not fetched again."""
+        text = self.bucket.read_text(dataset, asset, version, MANIFEST)
         if text is None:
-            raise UserError(f"{source} holds no {MANIFEST}; run {asset} of {dataset} again.")
-        manifest = parse_manifest(text, str(source))
-        # its own prefix: `_sweep` of a run on this asset must not take it while we download
-        arriving = near.with_name(f".download-{os.getpid()}-{version}")
-        try:
-            for entry in manifest.files:
-                place = arriving / entry.path
-                place.parent.mkdir(parents=True, exist_ok=True)
-
-                def get(place: Path = place, name: str = entry.path) -> None:
-                    source.fs.get_file((source / name).path, str(place))
-
-                self._retry(get)
-                if place.stat().st_size != entry.bytes:
-                    raise TransientError(f"{source / entry.path} arrived incomplete; try again.")
+            raise FileNotFoundError(f"no {version}/{MANIFEST}")
+        manifest = parse_manifest(text, f"{self.root}/{dataset}/{asset}/{version}/{MANIFEST}")
+        arriving = near.with_name(ARRIVING + version)
+        with self._copies.fetching(near, progress):
+            if self._copies.is_here(near):
+                return  # another process brought it while we waited
+            arrived = sum(p.stat().st_size for p in arriving.rglob("*") if p.is_file())
+            self._copies.make_room(max(manifest.total_bytes - arrived, 0))
             arriving.mkdir(parents=True, exist_ok=True)
+            self.bucket.download(
+                manifest.files, arriving, dataset, asset, version, progress=progress
+            )
             (arriving / MANIFEST).write_text(text, encoding="utf-8")
-            with contextlib.suppress(OSError):  # another process may have brought it meanwhile
-                arriving.rename(near)
-        finally:
-            shutil.rmtree(arriving, ignore_errors=True)
-        if not (near / MANIFEST).is_file():
-            raise TransientError(f"{source} could not be placed in {near}; try again.")
+            if near.exists():  # remains of a copy whose removal was interrupted
+                shutil.rmtree(near)
+            arriving.rename(near)
 
     def _sweep_remote(self, dataset: str, asset: str, named: set[str]) -> None:
-        folder = self._remote(dataset, asset)
-
-        def listing() -> list[dict[str, Any]]:
-            folder.fs.invalidate_cache()
-            return folder.fs.ls(folder.path, detail=True)
-
-        try:
-            entries = self._retry(listing)
-        except FileNotFoundError:
-            return
-        for entry in entries:
-            name = entry["name"].rstrip("/").rpartition("/")[2]
-            if entry["type"] == "directory" and name not in named:
-                if self._is_live_upload(self._remote_text(dataset, asset, name, UPLOADING)):
-                    continue
-                with contextlib.suppress(FileNotFoundError):
-                    self._retry(partial(folder.fs.rm, entry["name"], recursive=True))
+        for name, is_folder in self.bucket.names(dataset, asset):
+            if not is_folder or name in named:
+                continue
+            if not self._is_live_upload(self.bucket.read_text(dataset, asset, name, UPLOADING)):
+                self.bucket.delete(dataset, asset, name)
 
     def _is_live_upload(self, mark: str | None) -> bool:
         """Ours are dead (we hold the lock); another host's count as live for a day."""

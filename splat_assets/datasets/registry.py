@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from splat_assets.artifacts.manifest import write_text_atomic
+from splat_assets.datasets.shelf import Shelf, open_shelf
 from splat_assets.datasets.spec import DatasetSpec, check_slug, parse_spec
 from splat_assets.errors import UserError
-from splat_assets.isolation import exclusive
-from splat_assets.progress import silent
 
 SUFFIX = ".yaml"
 
@@ -18,41 +16,33 @@ SUFFIX = ".yaml"
 class Registry:
     """Specs by name. Every path (UI, sensors, backfills, CLI) reads this and nothing else."""
 
-    folder: Path
+    folder: Path | str  # a local path, or the fsspec URL that a team shares
 
-    def path(self, name: str) -> Path:
+    @property
+    def shelf(self) -> Shelf:
+        return open_shelf(self.folder)
+
+    def path(self, name: str) -> str:
         """The file of a dataset. Raises `UserError` on a name that is no slug (no traversal)."""
-        try:
-            return self.folder / (check_slug(name) + SUFFIX)
-        except ValueError as error:
-            raise UserError(f"Dataset {name!r}: {error}.") from None
+        return f"{self.folder}/{_file(name)}"
 
     def names(self) -> list[str]:
         """Names of all files that could be specs, sorted; their content is not read."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(
-            p.name.removesuffix(SUFFIX)
-            for p in self.folder.glob("*" + SUFFIX)
-            if not p.name.startswith(".")
-        )
+        files = self.shelf.names()
+        return [name.removesuffix(SUFFIX) for name in files if name.endswith(SUFFIX)]
 
     def get(self, name: str) -> DatasetSpec:
         """Read one spec. Raises `UserError` when it is missing, damaged, or named otherwise."""
-        path = self.path(name)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        text = self.shelf.read(_file(name))
+        if text is None:
             raise UserError(
                 f"There is no dataset {name!r} in {self.folder}; "
                 "`splat-assets add SOURCE` registers one."
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read ({error}); mend or remove it.") from None
-        spec = parse_spec(text, where=str(path), name=name)
+            )
+        spec = parse_spec(text, where=self.path(name), name=name)
         if spec.name != name:
             raise UserError(
-                f"{path} describes the dataset {spec.name!r}; file and name must agree."
+                f"{self.path(name)} describes the dataset {spec.name!r}; file and name must agree."
             )
         return spec
 
@@ -64,8 +54,10 @@ class Registry:
                 specs.append(self.get(name))
             except UserError as error:
                 problems[name] = str(error)
-        for path in self.folder.glob("*.yml"):
-            problems[path.name] = f"{path} is ignored: specs end in {SUFFIX}; rename it."
+        for file in self.shelf.names():
+            if file.endswith(".yml"):
+                where = f"{self.folder}/{file}"
+                problems[file] = f"{where} is ignored: specs end in {SUFFIX}; rename it."
         return specs, problems
 
     def add(self, spec: DatasetSpec, *, replace: bool = False) -> bool:
@@ -74,15 +66,16 @@ class Registry:
         Raises `UserError` when the name stands for another source already (a collision), or for the
         same source with other wishes and `replace` is not set.
         """
-        path = self.path(spec.name)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(self.folder / ".lock", silent()):
-            if path.exists() and not self._may_write(path, spec, replace):
+        file, text, shelf = _file(spec.name), spec.to_yaml(), self.shelf
+        with shelf.alone():
+            if shelf.create(file, text):
+                return True
+            if not self._may_write(spec, replace):
                 return False
-            write_text_atomic(path, spec.to_yaml())
+            shelf.write(file, text)
         return True
 
-    def _may_write(self, path: Path, spec: DatasetSpec, replace: bool) -> bool:
+    def _may_write(self, spec: DatasetSpec, replace: bool) -> bool:
         """False when the file says the same already; `UserError` when it says something else."""
         try:
             known = self.get(spec.name)
@@ -99,11 +92,21 @@ class Registry:
                 f"The name {spec.name!r} already stands for {known.source}; "
                 "choose another with --name."
             )
-        raise UserError(f"Dataset {spec.name!r} has other options; edit {path} or pass --replace.")
+        raise UserError(
+            f"Dataset {spec.name!r} has other options; edit {self.path(spec.name)} or "
+            "pass --replace."
+        )
 
     def remove(self, name: str) -> None:
         """Forget a dataset; its artifacts stay. Raises `UserError` when there is none."""
-        path = self.path(name)
-        if not path.exists():
+        file = _file(name)
+        if self.shelf.read(file) is None:
             raise UserError(f"There is no dataset {name!r} in {self.folder}.")
-        path.unlink()
+        self.shelf.delete(file)
+
+
+def _file(name: str) -> str:
+    try:
+        return check_slug(name) + SUFFIX
+    except ValueError as error:
+        raise UserError(f"Dataset {name!r}: {error}.") from None

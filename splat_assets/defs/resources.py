@@ -4,7 +4,7 @@ Empty fields mean "as the environment says" (`SPLAT_ASSETS_DATA`, `SPLAT_ASSETS_
 production set them.
 """
 
-from pathlib import Path
+from dataclasses import replace
 
 import dagster as dg
 from pydantic import Field
@@ -24,7 +24,7 @@ class StoreResource(dg.ConfigurableResource):
 
     def settings(self) -> Settings:
         found = load_settings()
-        return Settings(self.root, found.device) if self.root else found
+        return replace(found, data_root=self.root) if self.root else found
 
     def open(self) -> ArtifactStore:
         return ArtifactStore.open(self.settings())
@@ -33,10 +33,12 @@ class StoreResource(dg.ConfigurableResource):
 class RegistryResource(dg.ConfigurableResource):
     """Which datasets there are: one YAML file each."""
 
-    folder: str = Field(default="", description="default: `datasets` below the data root")
+    folder: str = Field(
+        default="", description="folder or fsspec URL; default: `datasets` below the data root"
+    )
 
     def open(self) -> Registry:
-        return Registry(Path(self.folder) if self.folder else load_settings().registry_folder)
+        return Registry(self.folder or load_settings().registry_folder)
 
 
 class ComputeResource(dg.ConfigurableResource):

@@ -16,7 +16,7 @@ import pytest
 
 from splat_assets.artifacts.manifest import build_manifest
 from splat_assets.artifacts.store import ArtifactStore
-from splat_assets.errors import TransientError, UserError
+from splat_assets.errors import UserError
 from splat_assets.progress import silent
 
 
@@ -177,29 +177,6 @@ with store.lock("garden", "frames", silent()), store.staging("garden", "frames",
     publish(ArtifactStore(str(root), root), "run1")
     assert time.monotonic() - began > 0.5
     assert process.wait(5) == 0
-
-
-class Stumbling:
-    """A file system whose every call fails the first `times` times."""
-
-    def __init__(self, times: int) -> None:
-        self.times = times
-
-    def __call__(self) -> str:
-        if self.times > 0:
-            self.times -= 1
-            raise OSError("connection reset")
-        return "fine"
-
-
-def test_a_stumbling_storage_is_tried_again_then_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    store = ArtifactStore("memory://x", tmp_path)
-    assert store._retry(Stumbling(3)) == "fine"
-    with pytest.raises(TransientError, match="does not answer"):
-        store._retry(Stumbling(9))
 
 
 def test_unfinished_upload_of_this_host_is_swept_and_of_another_kept(tmp_path: Path) -> None:

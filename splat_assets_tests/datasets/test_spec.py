@@ -30,7 +30,7 @@ def test_a_slug_made_of_any_text_is_valid_and_stable(text: str) -> None:
 @given(st.text(alphabet=st.sampled_from("abC0._-/\\ \n\0~é:*"), max_size=120))
 def test_no_accepted_name_leaves_the_registry(name: str) -> None:
     try:
-        path = Registry(ROOT).path(name)
+        path = Path(Registry(ROOT).path(name))
     except UserError:
         return
     assert path.parent == ROOT
