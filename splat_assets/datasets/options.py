@@ -6,15 +6,41 @@ graph, the CLI and plain Python all pass the resolved objects to the stage funct
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class StageOptions(BaseModel):
     """Base of the options: frozen, and an unknown name is an error rather than ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _names(value: Any) -> Any:
+    """`a, b` means `[a, b]`."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _numbers(value: Any) -> Any:
+    """`3`, `0-4,7` and lists of such mean the numbers, each once and in the order given."""
+    if isinstance(value, bool) or not isinstance(value, int | str | list | tuple):
+        return value
+    if isinstance(value, int):
+        return (value,)
+    parts = value.split(",") if isinstance(value, str) else value
+    found: list[int] = []
+    for part in parts:
+        if not isinstance(part, str):
+            found.append(part)
+            continue
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"source.episodes: {part!r} is no number and no range such as 0-4")
+        if dash and int(last) - int(first) > 100_000:
+            raise ValueError(f"source.episodes: the range {part} is too long")
+        found += range(int(first), int(last) + 1) if dash else [int(first)]
+    return tuple(dict.fromkeys(found))
 
 
 class SourceOptions(StageOptions):
@@ -26,14 +52,28 @@ class SourceOptions(StageOptions):
     max_bytes: int = Field(20 * 2**30, gt=0, description="refuse sources larger than this")
     max_files: int = Field(100_000, gt=0, description="refuse sources with more files than this")
     max_rows: int = Field(2_000, gt=0, description="images taken from parquet shards at most")
+    cameras: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (),
+        description="LeRobot: cameras by name or glob; default: one that the robot carries, where "
+        "the names tell",
+    )
+    episodes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_numbers)] = Field(
+        (), description="LeRobot: episodes, such as 0-4,7; default: the first"
+    )
 
 
 class FrameOptions(StageOptions):
     """How frames are cut, scored, selected and sized."""
 
     fps: float = Field(2.0, gt=0, description="frames per second cut from a video")
-    start_sec: float = Field(0.0, ge=0, description="video: first second used")
-    end_sec: float | None = Field(None, gt=0, description="video: last second used")
+    frames_per_episode: int | None = Field(
+        None,
+        ge=1,
+        description="LeRobot: frames cut from an episode and camera, instead of by fps; default: "
+        "what max_frames allows",
+    )
+    start_sec: float = Field(0.0, ge=0, description="video, episode: first second used")
+    end_sec: float | None = Field(None, gt=0, description="video, episode: last second used")
     video_stream: int = Field(0, ge=0, description="which video stream of the file")
     max_frames: int = Field(150, ge=2, description="keep at most this many frames")
     min_frames: int = Field(4, ge=2, description="fewer usable frames than this is an error")
@@ -64,6 +104,9 @@ class PoseOptions(StageOptions):
     camera_model: Literal[
         "auto", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"
     ] = "auto"
+    check_motion: bool = Field(
+        True, description="video: look first whether the camera moves enough to see depth"
+    )
     use_gps: bool = Field(True, description="orient and scale the scene by GPS where present")
     seed: int = 0
 
@@ -126,6 +169,9 @@ class CompressOptions(StageOptions):
     order: Literal["hilbert", "morton", "plas", "none"] = "hilbert"
     palette_size: int | None = Field(
         None, ge=64, le=65536, description="SH palette entries; default: chosen per scene"
+    )
+    prune: bool = Field(
+        True, description="leave out Gaussians whose contribution is worth less than their bytes"
     )
     formats: tuple[Literal["sog", "ply"], ...] = Field(
         ("sog",), description="files written beside scene.sog"

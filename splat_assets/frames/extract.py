@@ -25,6 +25,7 @@ from splat_assets.datasets.options import FrameOptions
 from splat_assets.errors import UserError
 from splat_assets.formats.registry import format_of, read_splat
 from splat_assets.frames.frame_set import FrameSet
+from splat_assets.frames.from_lerobot import import_lerobot
 from splat_assets.frames.from_photos import import_given, import_photos
 from splat_assets.frames.from_videos import import_videos
 from splat_assets.frames.given import read_colmap, read_nerfstudio
@@ -39,6 +40,7 @@ from splat_assets.sources.raw_dataset import RawDataset
 
 _VERSIONED = ("images/", "masks/", "given/", "frames.parquet")
 _SHEET_FRAMES = 48
+_MOVING = ("video", "lerobot")  # contents whose frames follow each other in time
 _NAMED = 20  # unreadable files named in the summary
 
 
@@ -66,6 +68,8 @@ def extract_frames(
 
 
 def _import(raw: RawDataset, out: Path, options: FrameOptions, progress: Progress) -> Seen:
+    if raw.content == "lerobot":
+        return import_lerobot(raw, out, options, progress)
     progress.update(0.0, "Listing files")
     paths = list_files(raw.files)
     if raw.content == "video":
@@ -119,7 +123,7 @@ def _select(raw: RawDataset, seen: Seen, options: FrameOptions) -> list[str]:
         return [""] * len(seen.frames)
     return select(
         seen.frames,
-        thresholds=VIDEO if raw.content == "video" else PHOTOS,
+        thresholds=VIDEO if raw.content in _MOVING else PHOTOS,
         max_frames=options.max_frames,
         min_frames=options.min_frames,
         drop_blurred=options.drop_blurred,
@@ -142,11 +146,10 @@ def _check_enough(raw: RawDataset, usable: int, seen: Seen, options: FrameOption
         raise UserError(f"There is no usable picture in {where}{problem}.")
     copies = len(seen.frames) - usable
     same = f" ({copies} more are copies)" if copies else ""
-    advice = (
-        "use a longer part of the video or a higher fps"
-        if raw.content == "video"
-        else "add photos of the scene from other places"
-    )
+    advice = {
+        "video": "use a longer part of the video or a higher fps",
+        "lerobot": "take more of the episodes or raise frames.frames_per_episode",
+    }.get(raw.content, "add photos of the scene from other places")
     raise UserError(
         f"There are only {usable} usable {seen.noun} in {where}{same} and at least "
         f"{options.min_frames} are needed{problem}: {advice}."
@@ -163,7 +166,7 @@ def _summary(
         "num_frames": len(kept),
         "num_seen": len(reasons),
         "num_dropped": dict(sorted(Counter(reason for reason in reasons if reason).items())),
-        "ordered": raw.content == "video",
+        "ordered": raw.content in _MOVING,
         "num_unreadable": len(seen.unreadable),
         "unreadable": list(seen.unreadable)[:_NAMED],
         "median_sharpness": round(float(np.median(sharpness)), 2),

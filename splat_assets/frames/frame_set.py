@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 COLUMNS = {
     "name": "string",  # file name below images/ (may hold "/"); unique; "" for a dropped frame
     "source_file": "string",  # POSIX path below the raw dataset's files/
-    "index": "Int64",  # order of the frame in its source
-    "timestamp_sec": "float64",  # video time; NaN for photos without one
+    "index": "Int64",  # order of the frame in its source; LeRobot: frame_index
+    "episode": "Int64",  # LeRobot: episode_index; <NA> elsewhere
+    "timestamp_sec": "float64",  # video time, LeRobot: the row's timestamp; NaN for photos without
     "width": "Int64",  # of the image as written, pixels
     "height": "Int64",
     "source_width": "Int64",  # after EXIF orientation / rotation flag, before resizing

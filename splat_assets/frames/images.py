@@ -34,7 +34,7 @@ class UnreadableError(Exception):
     """A file holds no usable picture; the message is the reason, without the file's name."""
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path | io.BytesIO) -> Image.Image:
     """Open a picture lazily (header only). Raises `UnreadableError`.
 
     Pillow's limit against decompression bombs (twice `Image.MAX_IMAGE_PIXELS`, 179 megapixels)
@@ -47,7 +47,7 @@ def open_image(path: Path) -> Image.Image:
     except Image.DecompressionBombError:
         raise UnreadableError("more pixels than is safe to decode") from None
     except (OSError, ValueError, SyntaxError) as error:
-        raise UnreadableError(_reason(path, error)) from None
+        raise UnreadableError(_reason(path if isinstance(path, Path) else None, error)) from None
 
 
 def load(image: Image.Image, max_long_side: int, orientation: int) -> Image.Image:

@@ -38,6 +38,7 @@ class Frame:
     has_mask: bool = False
     split: str = ""
     sha256: str | None = None  # of the written image, where known (it was linked)
+    episode: int | None = None  # of a robot dataset
     sequence: str = ""  # frames of one sequence are neighbours in time; others are not compared
 
 

@@ -128,6 +128,7 @@ def sample_video(
     stream: int = 0,
     start_sec: float = 0.0,
     end_sec: float | None = None,
+    slack_sec: float = _EPSILON,
 ) -> Iterator[Sample]:
     """Decode once and give the sharpest frame of every slot, in order of time.
 
@@ -136,18 +137,20 @@ def sample_video(
     Args:
         fps: slots per second; slots without a frame near them (gaps) give nothing.
         start_sec, end_sec: part of the video used, in seconds from its beginning.
+        slack_sec: a frame this much before the start or after the end belongs to the part too,
+            where they come from another clock than the frames' times.
 
     Raises:
         UnreadableError: no video stream, or nothing in it can be decoded.
     """
     scorer = _Scorer()
     contest: _Slot | None = None
-    for timed in _frames_between(path, stream, start_sec, end_sec):
+    for timed in _frames_between(path, stream, start_sec, end_sec, slack_sec):
         slot = math.floor((timed.seconds - start_sec) * fps + 0.5)
         if contest is None or slot != contest.index:
             if contest is not None:
                 yield contest.result()
-            contest = _Slot(slot, start_sec + slot / fps, 1.0 / fps, scorer)
+            contest = _Slot(slot, start_sec + slot / fps, 1.0 / fps, scorer, slack_sec)
         contest.offer(timed)
     if contest is not None and contest.reached:  # else the video ends before the last instant
         yield contest.result()
@@ -186,8 +189,11 @@ class _Scorer:
 class _Slot:
     """The contest for one slot; at least one frame is offered."""
 
-    def __init__(self, index: int, middle: float, width: float, scorer: _Scorer) -> None:
+    def __init__(
+        self, index: int, middle: float, width: float, scorer: _Scorer, slack_sec: float
+    ) -> None:
         self.index = index
+        self._slack = slack_sec
         self.reached = False  # whether a frame is shown at the instant, or after it
         self._scorer, self._middle, self._half = scorer, middle, WINDOW * width
         self._winner: tuple[float, _Timed, FrameStats] | None = None
@@ -195,7 +201,7 @@ class _Slot:
         self._last_scored = -math.inf
 
     def offer(self, timed: _Timed) -> None:
-        self.reached |= timed.seconds >= self._middle - _EPSILON
+        self.reached |= timed.seconds >= self._middle - self._slack
         off = abs(timed.seconds - self._middle)
         if off > self._half + _EPSILON:
             if self._nearest is None or off < self._nearest[0]:
@@ -223,20 +229,22 @@ class _Slot:
 
 
 def _frames_between(
-    path: Path, stream: int, start_sec: float, end_sec: float | None
+    path: Path, stream: int, start_sec: float, end_sec: float | None, slack_sec: float
 ) -> Iterator[_Timed]:
     """Frames within [start, end], by presentation time; seeks rather than decoding up to there."""
     for seek in (True, False) if start_sec > 0 else (False,):
         with closing(_open(path)) as container:
             video = _pick(container, stream)
             landed = not seek
-            for timed in _decode(container, video, start_sec if seek else None):
-                if not landed and timed.seconds > start_sec + _frame_duration(video):
+            for timed in _decode(container, video, start_sec - slack_sec if seek else None):
+                if not landed and timed.seconds > start_sec + max(
+                    _frame_duration(video), slack_sec
+                ):
                     break  # the file's index led past the start: decode from the beginning
                 landed = True
-                if end_sec is not None and timed.seconds > end_sec + _EPSILON:
+                if end_sec is not None and timed.seconds > end_sec + slack_sec:
                     return
-                if timed.seconds >= start_sec - _EPSILON:
+                if timed.seconds >= start_sec - slack_sec:
                     yield timed
             else:
                 if landed:
@@ -252,7 +260,8 @@ def _decode(
     origin = (container.start_time or 0) / av.time_base
     if seek_to is not None and video.time_base:
         try:
-            container.seek(int((seek_to + origin) / video.time_base), stream=video, backward=True)
+            target = max(0, int((seek_to + origin) / video.time_base))
+            container.seek(target, stream=video, backward=True)
         except av.FFmpegError:
             container.seek(0)
     ratio = _pixel_ratio(video)

@@ -103,7 +103,11 @@ def _settle(job: FetchJob, receipt: Receipt) -> Layout:
     for depth in range(MAX_UNPACK_DEPTH + 1):
         sizes = folder_sizes(job.files)
         layout = choose_layout(
-            sizes, folder_reader(job.files), name, may_unpack=depth < MAX_UNPACK_DEPTH
+            sizes,
+            folder_reader(job.files),
+            name,
+            options=job.options,
+            may_unpack=depth < MAX_UNPACK_DEPTH,
         )
         if isinstance(layout, Layout):
             break
@@ -127,6 +131,8 @@ def _settle(job: FetchJob, receipt: Receipt) -> Layout:
 
 
 def _unpack(job: FetchJob, packed: Packed, name: str) -> None:
+    if layout.robot and layout.robot.note:
+        job.progress.warn(layout.robot.note)
     if packed.kind == "archive":
         archive.unpack_in_place(job.files, packed.files, job.options, job.progress)
     else:
@@ -171,6 +177,8 @@ def _finish(
     progress.update(1.0, f"{len(originals)} files, {len(brought)} of them new")
     return RawDataset(out, manifest)
 
+    if layout.robot:
+        manifest.summary["lerobot"] = layout.robot.to_summary()
 
 def _license(docs: Path) -> str:
     """The licence a README's front matter names, or the first line of a licence file."""

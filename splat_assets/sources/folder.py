@@ -32,7 +32,7 @@ def fetch_folder(job: FetchJob) -> Receipt:
     if not stamps:
         raise SourceError(f"The folder {root} is empty, or all of its files are left out.")
     sizes = {path: stamp[0] for path, stamp in stamps.items()}
-    layout = choose_layout(sizes, folder_reader(root), f"The folder {root}")
+    layout = choose_layout(sizes, folder_reader(root), f"The folder {root}", options=job.options)
     if isinstance(layout, Layout):
         warn_ignored(job, layout.ignored)
     taken = {path: stamps[path] for path in (*layout.files, *layout.documents)}

@@ -92,7 +92,10 @@ def _fetch(job: FetchJob) -> Receipt:
     with resumable_folder(job.downloads, f"{job.identity} {pinned.sha}") as slot:
         client = _Client(api, job, pinned, slot, listing)
         layout = choose_layout(
-            {path: file.size for path, file in listing.items()}, client.read, job.ref.label
+            {path: file.size for path, file in listing.items()},
+            client.read,
+            job.ref.label,
+            options=job.options,
         )
         names = (*layout.files, *layout.documents)
         blobs = {path: _blob(listing[path]) for path in names}

@@ -1,4 +1,4 @@
-"""What a set of files is (photos, video, COLMAP, nerfstudio, splat) and which of them are needed.
+"""What a set of files is (photos, video, LeRobot, COLMAP, splat, …) and which of them are needed.
 
 One decision for every kind of source: it works on a listing (path → size) and a way to read single
 files, so the same rules choose from a folder, an unpacked archive and a remote repository before
@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from splat_assets.datasets.options import SourceOptions
 from splat_assets.errors import SourceError
 from splat_assets.sources import media, posed, splat
+from splat_assets.sources.lerobot.choice import RobotChoice, choose
+from splat_assets.sources.lerobot.meta import find_root, read_meta
 from splat_assets.sources.posed import Reader
 from splat_assets.sources.raw_dataset import Content
 
@@ -54,6 +57,7 @@ class Layout:
     images: str = ""
     transforms: tuple[str, ...] = ()
     ignored: str = ""  # what else was there that a user might have expected to be used
+    robot: RobotChoice | None = None  # cameras and episodes of a LeRobot dataset
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,12 @@ class Packed:
 
 
 def choose_layout(
-    sizes: Mapping[str, int], read: Reader, name: str, *, may_unpack: bool = True
+    sizes: Mapping[str, int],
+    read: Reader,
+    name: str,
+    *,
+    options: SourceOptions | None = None,
+    may_unpack: bool = True,
 ) -> Layout | Packed:
     """Decide what the files are and which are needed.
 
@@ -82,6 +91,9 @@ def choose_layout(
     if not sizes:
         raise SourceError(f"{name} is empty.")
     poses = _posed_layout(sizes, read, name)
+    root = find_root(sizes, read, name)
+    if root is not None:
+        return _robot_layout(sizes, read, root, name, options or SourceOptions())
     if poses is not None:
         return poses
     photos = _photos(sizes)
@@ -126,6 +138,14 @@ def folder_reader(folder: Path) -> Reader:
 
 
 def _posed_layout(sizes: Mapping[str, int], read: Reader, name: str) -> Layout | None:
+def _robot_layout(
+    sizes: Mapping[str, int], read: Reader, root: str, name: str, options: SourceOptions
+) -> Layout:
+    """The shards of the chosen cameras and episodes of a LeRobot dataset, and its `meta/`."""
+    robot = choose(read_meta(sizes, read, root, name), sizes, options)
+    return Layout("lerobot", robot.files, _documents(sizes, root), root, robot=robot)
+
+
     """The reconstruction nearest to the top, if there is one.
 
     With a COLMAP model and a `transforms.json` side by side the model wins, since it also has

@@ -83,6 +83,11 @@ def is_table(path: str) -> bool:
     return PurePosixPath(path).name.lower() in TABLES
 
 
+def is_robot_meta(path: str) -> bool:
+    """True for the JSON files of a LeRobot dataset's `meta/`; its parquet files count anyway."""
+    return PurePosixPath(path).parent.name == "meta" and suffix(path) in (".json", ".jsonl")
+
+
 def is_packed_splat(path: str) -> bool:
     """True for a file that holds a splat in another form than a PLY."""
     return suffix(path) in PACKED_SPLAT_SUFFIXES
@@ -106,6 +111,7 @@ def is_of_interest(path: str) -> bool:
         or is_transforms(path)
         or is_document(path)
         or is_table(path)
+        or is_robot_meta(path)
         or is_packed_splat(path)
         or is_sog_document(path)
         or PurePosixPath(path).name == "test.txt"

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from splat_assets.artifacts.contract import ArtifactFolder
 
 # "ply" stands for a splat file of any format
-Content = Literal["photos", "video", "colmap", "nerfstudio", "ply"]
+Content = Literal["photos", "video", "lerobot", "colmap", "nerfstudio", "ply"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class RawDataset(ArtifactFolder):
     `total_bytes`, `downloaded_files` (brought now and not linked from the previous artifact),
     `downloaded_bytes`, `unchanged` (bool: every file was already here), and `layout`: `root`,
     `model`, `images`, `transforms`, where in `files/` a reconstruction lies (`sources.layout`).
+    A LeRobot dataset has `lerobot` too: `version`, `fps`, `robot`, `num_episodes`, the chosen
+    `episodes` and `cameras`, `all_cameras`, `tasks`.
     """
 
     KIND: ClassVar[str] = "raw_dataset"
