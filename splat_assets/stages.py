@@ -57,7 +57,7 @@ STAGES: dict[str, Stage] = {
             upstream=None,
             argument="source",
             options="source",
-            code_version="1",
+            code_version="2",
             volatile=("max_bytes", "max_files"),
         ),
         Stage(
@@ -67,7 +67,7 @@ STAGES: dict[str, Stage] = {
             upstream="raw_dataset",
             argument="raw",
             options="frames",
-            code_version="1",
+            code_version="2",
         ),
         Stage(
             asset="camera_poses",
@@ -76,7 +76,7 @@ STAGES: dict[str, Stage] = {
             upstream="frames",
             argument="frames",
             options="poses",
-            code_version="2",
+            code_version="3",
             isolated=True,
             beside="splat_assets.rendering.warm_up:warm_up_beside",
         ),

@@ -20,6 +20,13 @@ MAX_PSNR_LOSS_DB = 0.5
 MIN_PSNR_VS_SPLAT_DB = 35.0  # where there are no photos to compare with
 MIN_RATIO = 8.0
 
+_MOTION = {  # what camera_poses found of a video's camera
+    "": "Photos, or poses that came with the source: not looked at.",
+    "moves": "The camera moves.",
+    "places": "The cameras stand still, but at several places.",
+    "unknown": "The frames have too little in common to tell, so COLMAP was asked.",
+}
+
 SPECS: dict[str, list[dg.AssetCheckSpec]] = {
     "frames": [
         dg.AssetCheckSpec(
@@ -29,6 +36,12 @@ SPECS: dict[str, list[dg.AssetCheckSpec]] = {
         )
     ],
     "camera_poses": [
+        dg.AssetCheckSpec(
+            "camera_moves",
+            asset="camera_poses",
+            blocking=True,
+            description="The camera of a video changes its place, so that depth can be seen.",
+        ),
         dg.AssetCheckSpec(
             "enough_registered",
             asset="camera_poses",
@@ -70,6 +83,9 @@ def evaluate(outcome: StageOutcome, spec: DatasetSpec) -> list[dg.AssetCheckResu
     The UI shows a check's latest result whatever its partition, so each names its dataset.
     """
     if outcome.artifact.skipped:
+        motion = outcome.artifact.summary.get("camera_motion")
+        if motion:
+            return _standing_camera(outcome.artifact.skipped, motion, spec)
         return [
             _result(spec, check.name, True, outcome.artifact.skipped, "")
             for check in SPECS.get(outcome.asset, ())
@@ -100,6 +116,8 @@ def _frames(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetCheckResult]:
 
 
 def _camera_poses(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetCheckResult]:
+    motion = summary.get("camera_motion", "")
+    yield _result(spec, "camera_moves", True, _MOTION.get(motion, _MOTION[""]), "", motion=motion)
     ratio = float(summary["registered_ratio"])
     yield _result(
         spec,
@@ -125,6 +143,20 @@ def _camera_poses(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetCheckRes
         reprojection_error_px=float(error),
         wanted=f"at most {MAX_REPROJECTION_PX}",
     )
+
+
+def _standing_camera(reason: str, motion: str, spec: DatasetSpec) -> list[dg.AssetCheckResult]:
+    """The gates of poses that were not solved, since the camera stands still."""
+    advice = (
+        "Choose a camera that moves, such as one on the robot's wrist or head, or three and more "
+        "that stand at different places (`source.cameras`); of your own, film while walking around "
+        "the scene. `poses.check_motion=false` tries all the same."
+    )
+    others = [check.name for check in SPECS["camera_poses"] if check.name != "camera_moves"]
+    return [
+        _result(spec, "camera_moves", False, reason, advice, motion=motion),
+        *(_result(spec, name, True, "Nothing was solved: see camera_moves.", "") for name in others),
+    ]
 
 
 def _trained_splat(summary: dict, spec: DatasetSpec) -> Iterator[dg.AssetCheckResult]:

@@ -83,8 +83,14 @@ def make_scene(frames: FrameSet, kept: pd.DataFrame) -> Scene:
     """What the frames table says of the kept frames."""
     located = local_positions(kept)
     positions, origin = located if located else (None, None)
-    sequences = pd.factorize(kept["source_file"])[0] if frames.ordered else None
+    sequences = _sequences(kept) if frames.ordered else None
     return Scene(kept, sequences, positions, origin)
+
+
+def _sequences(kept: pd.DataFrame) -> np.ndarray:
+    """[N] a number for each video, or each episode and camera: shards hold several of those."""
+    keys = [column for column in ("source_file", "camera", "episode") if column in kept]
+    return kept.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
 
 
 @dataclass

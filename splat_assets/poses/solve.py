@@ -1,6 +1,7 @@
 """The `camera_poses` stage: frames become posed, undistorted images and sparse points.
 
-Poses that came with the dataset are taken as they are; otherwise COLMAP solves them.
+Poses that came with the dataset are taken as they are; otherwise COLMAP solves them. A video whose
+camera stands still has none to find: the stage then ends at once and says so.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from splat_assets.poses.gps import GpsAlignment, align_to_gps
 from splat_assets.poses.ladder import make_scene, reconstruct
 from splat_assets.poses.mapping import extract_colors
 from splat_assets.poses.native import hush
+from splat_assets.poses.parallax import CameraMotion, camera_motions, no_parallax
 from splat_assets.poses.pose_model import PoseModel
 from splat_assets.poses.report import Stopwatch, image_rows, summarise, write_report
 from splat_assets.poses.sparse_model import (
@@ -58,6 +60,9 @@ def solve_poses(
 ) -> PoseModel:
     """Write the poses of `frames` into the empty folder `out` and return them.
 
+    Of a video whose camera stands still the artifact is empty but for `report.json`, and
+    `PoseModel.skipped` says why.
+
     Two runs with equal frames and options give equal files (up to about 200 images; larger sets
     are solved in several threads and agree to rounding).
 
@@ -80,15 +85,32 @@ def _solve(frames: FrameSet, out: Path, options: PoseOptions, progress: Progress
     kept = frames.kept()
     threads = available_threads()
     stopwatch = Stopwatch()
+    motions: list[CameraMotion] = []
     if has_given_poses(frames):
         solution = _take_given(frames, kept)
     else:
+        if frames.ordered and options.check_motion:
+            with stopwatch.stage("motion"):
+                motions = camera_motions(frames, kept, options.seed, progress.span(0, 0.05))
+            still = no_parallax(motions)
+            if still is not None:
+                return _stand_still(out, still, motions, len(kept), options, progress)
+            for motion in motions:
+                if motion.stands and len(motions) > 1:
+                    progress.warn(f"The camera {motion.name} stands still and helps little.")
         # a native call that was left behind by a cancel may still be writing there
         with tempfile.TemporaryDirectory(
             prefix=".work-", dir=out, ignore_cleanup_errors=True
         ) as scratch:
             solution = _run_colmap(
-                frames, kept, Path(scratch), options, threads, stopwatch, progress.span(0, 0.9)
+                frames, kept, Path(scratch), options, threads, stopwatch, progress.span(0.05, 0.9)
+            )
+        if motions:
+            solution.report["motion"] = [motion.to_dict() for motion in motions]
+            kinds = {motion.kind for motion in motions}
+            stand = any(motion.stands for motion in motions)
+            solution.summary["camera_motion"] = (
+                "moves" if "moves" in kinds else "places" if stand else "unknown"
             )
     with stopwatch.stage("undistort"):
         views = undistort_views(
@@ -96,6 +118,35 @@ def _solve(frames: FrameSet, out: Path, options: PoseOptions, progress: Progress
         )
     progress.update(0.97, "Writing the model")
     return _write(frames, kept, out, solution, views, options, stopwatch, progress)
+
+
+def _stand_still(
+    out: Path,
+    reason: str,
+    motions: list[CameraMotion],
+    num_frames: int,
+    options: PoseOptions,
+    progress: Progress,
+) -> PoseModel:
+    """An artifact that only says that there is nothing to solve, and what was measured."""
+    kinds = {motion.kind for motion in motions}
+    summary = {
+        "num_frames": num_frames,
+        "num_registered": 0,
+        "camera_motion": "turns" if kinds == {"turns"} else "fixed",
+    }
+    write_report(out / "report.json", {**summary, "motion": [m.to_dict() for m in motions]})
+    manifest = build_manifest(
+        out,
+        PoseModel.KIND,
+        versioned=("report.json",),
+        summary=summary,
+        options=options.model_dump(mode="json"),
+        skipped=reason,
+    )
+    write_manifest(out, manifest)
+    progress.update(1.0, reason)
+    return PoseModel.open(out)
 
 
 def _take_given(frames: FrameSet, kept: pd.DataFrame) -> _Solution:

@@ -18,6 +18,7 @@ import torch
 from splat_assets.artifacts.manifest import build_manifest, write_manifest
 from splat_assets.compute import Compute, peak_memory_bytes
 from splat_assets.datasets.options import TrainOptions
+from splat_assets.errors import UserError
 from splat_assets.gaussians.cleanup import clean
 from splat_assets.gaussians.ply import read_ply, write_ply
 from splat_assets.gaussians.splat_model import SplatModel
@@ -74,6 +75,8 @@ def train_splat(
     given = poses.given / "splat.ply"
     if given.is_file():
         return _take_given(given, out, options=options, progress=progress)
+    if poses.skipped is not None:
+        raise UserError(poses.skipped)
     set_threads(compute.threads)
     if compute.device == "cpu":
         progress.update(0.0, "Compiling the kernels")  # or waiting for who does

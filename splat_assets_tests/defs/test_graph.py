@@ -88,6 +88,7 @@ def test_chain_materializes_with_figures_versions_and_gates(graph: Graph) -> Non
     checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
     assert checks == {
         "enough_sharp_frames": True,
+        "camera_moves": True,
         "enough_registered": True,
         "reprojection_error": True,
         "held_out_psnr": True,
