@@ -85,6 +85,22 @@ class StreamedSog:
     seconds: float = 0.0
     chunks: list[str] = field(default_factory=list)  # `meta.json` of each, in the order of files
 
+    def to_dict(self) -> dict[str, Any]:
+        """Figures for a report."""
+        return {
+            "levels": len(self.counts),
+            "counts": self.counts,
+            "level_bytes": self.level_bytes,
+            "environment": self.environment,
+            "chunks": len(self.chunks),
+            "leaves": self.leaves,
+            "bytes": self.bytes,
+            "field_bytes": self.field_bytes,
+            "palette_sizes": self.palette_sizes,
+            "dropped_gaussians": self.dropped,
+            "seconds": round(self.seconds, 2),
+        }
+
 
 def write_streamed(
     target: Path | str,
