@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EXPORTS = {
     "sog": ("compressed_splat", "scene.sog"),
     "html": ("compressed_splat", "viewer.html"),
+    "report": ("compressed_splat", "report.html"),
     "ply": ("trained_splat", "splat.ply"),
 }
 
@@ -67,12 +68,14 @@ def view(
     name: str = typer.Argument(help="The dataset."),
     port: int = typer.Option(0, "--port", min=0, max=65535, help="0 takes a free one."),
     browser: bool = typer.Option(True, help="Open the web browser."),
+    report: bool = typer.Option(False, "--report", help="The report: what compression cost."),
 ) -> None:
-    """Show a dataset's splat in the web browser. Ctrl-C ends it."""
+    """Show a dataset's splat, or its report, in the web browser. Ctrl-C ends it."""
     from splat_assets.viewing.serve import serve
 
     folder = _current(name, "compressed_splat")
-    serve(folder, port, open_browser=browser)
+    page = "report.html" if report else "viewer.html"
+    serve(folder, port, page=page, open_browser=browser)
 
 
 def compress(

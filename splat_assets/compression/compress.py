@@ -3,7 +3,6 @@ report that measures, instead of promising, what was lost."""
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from splat_assets.artifacts.manifest import build_manifest, write_manifest, write_text_atomic
+from splat_assets.artifacts.manifest import build_manifest, write_manifest
 from splat_assets.compression.compressed_splat import CompressedSplat
+from splat_assets.compression.presentation import write_report
 from splat_assets.compression.quality import Quality, choose_views, measure_loss
 from splat_assets.compression.sog_reader import read_sog
 from splat_assets.compression.sog_writer import (
@@ -21,10 +21,17 @@ from splat_assets.compression.sog_writer import (
     write_bundle,
     write_folder,
 )
+from splat_assets.compression.streamed import (
+    STREAM_ABOVE,
+    StreamedSog,
+    StreamOptions,
+    write_streamed,
+)
 from splat_assets.compression.targets import TargetedSog, encode_as_wished
 from splat_assets.compute import Compute, peak_memory_bytes
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import TransientError, UserError
+from splat_assets.formats.registry import LOD_META
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.ply import read_ply, write_ply
 from splat_assets.gaussians.splat_model import SplatModel, View
@@ -87,6 +94,7 @@ def compress_splat(
 
     sog_bytes = write_bundle(out / "scene.sog", encoded)
     write_folder(out / "scene", encoded)
+    streamed = _stream(out, scene.gaussians, encoded, options, progress.span(0.45, 0.5))
     for name in options.formats:
         if name == "ply":
             write_ply(out / "scene.ply", scene.gaussians)
@@ -110,18 +118,34 @@ def compress_splat(
     )
     ply_bytes = splat.ply.stat().st_size
     figures = _figures(encoded, quality, ply_bytes, sog_bytes)
+    if streamed is not None:
+        figures["streamed_bytes"] = streamed.bytes
     viewer_note = ""
     if options.viewer:
         progress.update(0.95, "Writing the viewer page")
-        viewer_note = _write_viewer(out, scene, splat.manifest.dataset, figures, progress)
+        content = out / ("scene.sog" if streamed is None else f"streamed/{LOD_META}")
+        viewer_note = _write_viewer(out, content, scene, splat.manifest.dataset, figures, progress)
     figures["seconds"] = round(time.perf_counter() - began, 2)
     report = {
         **_report(figures, targeted, quality, scene, viewer_note),
+        **({"streamed": streamed.to_dict()} if streamed else {}),
         "encode_seconds": round(encode_seconds, 2),
         "cpu_seconds": round(time.process_time() - cpu_began, 2),
         "peak_memory_bytes": peak_memory_bytes(compute.device),
     }
-    write_text_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
+    write_report(
+        out,
+        report,
+        title=splat.manifest.dataset,
+        before=original,
+        after=decoded,
+        views=scene.views,
+        quality=quality,
+        folder=splat.path,
+        compute=compute,
+        background=scene.background,
+        rotation=scene.rotation,
+    )
     manifest = build_manifest(
         out,
         CompressedSplat.KIND,
@@ -203,8 +227,30 @@ def _figures(
     return figures
 
 
+def _stream(
+    out: Path,
+    gaussians: Gaussians,
+    encoded: EncodedSog,
+    options: CompressOptions,
+    progress: Progress,
+) -> StreamedSog | None:
+    """Write `streamed/` where it is wanted, or the scene is too large for one file."""
+    large = options.streamed == "auto" and encoded.count > STREAM_ABOVE
+    if not large and options.streamed != "always":
+        return None
+    wishes = StreamOptions(
+        preset=options.preset, precision=encoded.precision, palette_size=options.palette_size
+    )
+    return write_streamed(out / "streamed" / LOD_META, gaussians, wishes, progress=progress)
+
+
 def _write_viewer(
-    out: Path, scene: _Scene, name: str, figures: dict[str, Any], progress: Progress
+    out: Path,
+    content: Path,
+    scene: _Scene,
+    name: str,
+    figures: dict[str, Any],
+    progress: Progress,
 ) -> str:
     """Write `viewer.html`; returns why it could not be written, or "". Not being able to reach npm
     must not cost the compressed splat."""
@@ -219,7 +265,7 @@ def _write_viewer(
     try:
         write_viewer_html(
             out / "viewer.html",
-            out / "scene.sog",
+            content,
             title=name or "Gaussian splat",
             view=scene.opening,
             target=scene.target,

@@ -57,6 +57,7 @@ class Quality:
         before, after = means["psnr_before_db"], means["psnr_after_db"]
         if before is not None and after is not None:
             out["psnr_loss_db"] = round(before - after, 4)
+            out["ssim_loss"] = round((means["ssim_before"] or 0) - (means["ssim_after"] or 0), 5)
         out["num_views"] = len(self.views)
         out["worst_view"] = self.worst.name
         out["views"] = [
@@ -104,7 +105,7 @@ def measure_loss(
     for number, (view, one, two) in enumerate(pictures, start=1):
         figures: dict[str, float] = {}
         if folder is not None and view.photo:
-            photo, mask = _load_photo(folder, view)
+            photo, mask = load_photo(folder, view)
             figures["psnr_before_db"], figures["ssim_before"] = _compare(one, photo, mask)
             figures["psnr_after_db"], figures["ssim_after"] = _compare(two, photo, mask)
         losses.append(ViewLoss(view.name, *_compare(two, one, None), **figures))
@@ -147,7 +148,7 @@ def _compare(image: np.ndarray, other: np.ndarray, mask: np.ndarray | None) -> t
     return psnr(image, other, mask), float(value)
 
 
-def _load_photo(folder: Path, view: View) -> tuple[np.ndarray, np.ndarray | None]:
+def load_photo(folder: Path, view: View) -> tuple[np.ndarray, np.ndarray | None]:
     """Photo [H, W, 3] and mask [H, W] or None, float32 in 0..1."""
     from PIL import Image
 

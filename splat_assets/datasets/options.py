@@ -177,6 +177,9 @@ class CompressOptions(StageOptions):
         ("sog",), description="files written beside scene.sog"
     )
     viewer: bool = Field(True, description="write the self-contained viewer.html")
+    streamed: Literal["auto", "always", "never"] = Field(
+        "auto", description="also write chunks and levels of detail; auto: above 1M Gaussians"
+    )
     seed: int = 0
 
 

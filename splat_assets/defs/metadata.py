@@ -120,6 +120,8 @@ def _compressed_splat(artifact: CompressedSplat) -> dict[str, Any]:
     shown["sog"] = dg.MetadataValue.path(str(artifact.sog))
     if artifact.viewer.is_file():
         shown["viewer"] = dg.MetadataValue.path(str(artifact.viewer))
+    if artifact.report_page.is_file():
+        shown["report_page"] = dg.MetadataValue.path(str(artifact.report_page))
     sizes = artifact.report().get("field_bytes", {})
     if sizes:
         total = sum(sizes.values())

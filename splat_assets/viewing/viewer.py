@@ -20,6 +20,7 @@ import numpy as np
 
 from splat_assets.artifacts.manifest import write_text_atomic
 from splat_assets.errors import TransientError, UserError
+from splat_assets.formats.registry import LOD_META
 from splat_assets.gaussians.splat_model import View
 from splat_assets.viewing import vendor_fetch
 from splat_assets.viewing.camera import camera_position, fov_of_long_side
@@ -73,7 +74,7 @@ def write_viewer_html(
     caption: Sequence[str] = (),
     embed: bool | None = None,
 ) -> int:
-    """Write the page for a `.sog`; returns its size in bytes.
+    """Write the page for a `.sog` or the `lod-meta.json` of a streamed one; returns its size.
 
     Args:
         view: the camera to start from, in the frame of the `.sog`. It is shown without roll, its
@@ -83,14 +84,17 @@ def write_viewer_html(
         background: RGB in 0..1.
         caption: short texts under the title (count, size, quality).
         embed: put the splat into the page; False refers to the file, which must lie beside the
-            page and then needs `splat-assets view`. Default: embed up to 64 MB.
+            page and then needs `splat-assets view`. Default: embed up to 64 MB, but nothing that
+            is streamed.
 
     Raises `UserError` when the viewer's files are missing and cannot be fetched.
     """
     path, sog_path = Path(path), Path(sog_path)
     if viewer_problem() is not None:
         install_viewer()
-    if embed is None:
+    if sog_path.name == LOD_META:
+        embed = False
+    elif embed is None:
         embed = sog_path.stat().st_size <= MAX_EMBEDDED_BYTES
     if embed:
         payload = base64.b64encode(sog_path.read_bytes()).decode("ascii")
