@@ -113,9 +113,7 @@ def _look_ahead(ref: SourceRef, spec: DatasetSpec) -> None:
     for path in ref.path.rglob("*"):
         if media.is_image(path.name):
             photos += 1
-        elif media.is_video(path.name) or media.is_parquet(path.name) or path.suffix == ".ply":
-            others += 1
-        elif media.is_packed_splat(path.name) or media.is_sog_document(path.name):
+        elif media.is_video(path.name) or media.is_parquet(path.name) or _is_splat(path.name):
             others += 1
         if photos >= fewest or others:
             return
@@ -125,6 +123,13 @@ def _look_ahead(ref: SourceRef, spec: DatasetSpec) -> None:
         f"{ref.path} holds only {photos} photo{'s' if photos > 1 else ''}; "
         f"at least {fewest} are needed, and 20 or more give a good scene."
     )
+
+
+def _is_splat(name: str) -> bool:
+    """By its name."""
+    from splat_assets.sources import media
+
+    return name.endswith(".ply") or media.is_packed_splat(name) or media.is_sog_document(name)
 
 
 def _may_have_gpu() -> bool:

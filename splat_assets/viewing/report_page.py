@@ -229,7 +229,7 @@ def _section(title: str, body: str) -> str:
 
 def _form(value: Any, form: str) -> str:
     """ "" for what is not there."""
-    if value is None or isinstance(value, float) and not np.isfinite(value):
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
