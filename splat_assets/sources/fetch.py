@@ -89,6 +89,10 @@ def _fetch(job: FetchJob) -> Receipt:
             from splat_assets.sources.url import fetch_url
 
             return fetch_url(job)
+        case "bucket":
+            from splat_assets.sources.bucket import fetch_bucket
+
+            return fetch_bucket(job)
         case "archive":
             return archive.fetch_archive(job)
         case "video" | "ply":
@@ -127,12 +131,12 @@ def _settle(job: FetchJob, receipt: Receipt) -> Layout:
         (job.files / path).unlink()
     _remove_empty_folders(job.files)
     warn_ignored(job, layout.ignored)
+    if layout.robot and layout.robot.note:
+        job.progress.warn(layout.robot.note)
     return layout
 
 
 def _unpack(job: FetchJob, packed: Packed, name: str) -> None:
-    if layout.robot and layout.robot.note:
-        job.progress.warn(layout.robot.note)
     if packed.kind == "archive":
         archive.unpack_in_place(job.files, packed.files, job.options, job.progress)
     else:
@@ -173,12 +177,12 @@ def _finish(
             "transforms": list(layout.transforms),
         },
     )
+    if layout.robot:
+        manifest.summary["lerobot"] = layout.robot.to_summary()
     write_manifest(out, manifest)
     progress.update(1.0, f"{len(originals)} files, {len(brought)} of them new")
     return RawDataset(out, manifest)
 
-    if layout.robot:
-        manifest.summary["lerobot"] = layout.robot.to_summary()
 
 def _license(docs: Path) -> str:
     """The licence a README's front matter names, or the first line of a licence file."""

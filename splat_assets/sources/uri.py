@@ -1,7 +1,8 @@
 """Source texts: what a user may type for a dataset, and what it refers to.
 
 `org/name`, `hf://datasets/org/name[@revision][/folder]`, a folder, an archive, a video, a splat
-file, or an http(s) URL. A local path that exists wins over a repository of the same name.
+file, an http(s) URL, or a file or folder of a bucket (`s3://…`). A local path that exists wins over
+a repository of the same name.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from splat_assets.errors import SourceError
 from splat_assets.sources import media
 
 # "ply" stands for a splat file of any format
-Kind = Literal["folder", "archive", "video", "url", "hub", "colmap", "nerfstudio", "ply"]
+Kind = Literal["folder", "archive", "video", "url", "hub", "bucket", "colmap", "nerfstudio", "ply"]
 RepoType = Literal["dataset", "model"]
 
 HUB_URL = "https://huggingface.co"
+# fsspec knows more; these need no credentials in the URL
+BUCKETS = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "memory"))
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _REPO = re.compile(rf"{_PART}/{_PART}")
 _SPECIAL_REVISION = re.compile(r"refs/(?:convert|pr)/[^/]+")
 _FORMS = (
     "a source is org/name or hf://datasets/org/name on the Hugging Face Hub, a folder, "
-    "a .zip or .tar archive, a video, a splat (.ply, .sog, .spz, .splat, .ksplat), or an "
-    "http(s) URL"
+    "a .zip or .tar archive, a video, a splat (.ply, .sog, .spz, .splat, .ksplat), an "
+    "http(s) URL, or a file or folder of a bucket (s3://…)"
 )
 
 
@@ -83,6 +86,8 @@ def parse_source(text: str) -> SourceRef:
         return _parse_hub(text)
     if scheme in ("http", "https"):
         return _parse_url(text)
+    if scheme in BUCKETS:
+        return _parse_bucket(text)
     if scheme == "file":
         return _parse_local(Path(unquote(urlsplit(text).path)))
     if scheme:
@@ -106,6 +111,8 @@ def default_name(source: str | SourceRef) -> str:
     if ref.kind == "url":
         parts = urlsplit(ref.location)
         return slugify(_stem(unquote(parts.path)) or parts.hostname or ref.location)
+    if ref.kind == "bucket":
+        return slugify(_stem(ref.location))
     return slugify(ref.path.name if ref.path.is_dir() else _stem(ref.location))
 
 
@@ -153,6 +160,15 @@ def _parse_url(text: str) -> SourceRef:
             revision = "@" + page[2] if page[2] else ""
             return _parse_hub(f"hf://datasets/{page[1]}{revision}{page[3] or ''}")
     return SourceRef("url", text)
+
+
+def _parse_bucket(text: str) -> SourceRef:
+    parts = text.partition("://")[2].strip("/").split("/")
+    if len(parts) < 2 or not all(parts):
+        raise SourceError(f"{text} names no file or folder of a bucket; it is s3://bucket/name.")
+    if ".." in parts:
+        raise SourceError(f"{text} points outside of its bucket.")
+    return SourceRef("bucket", text.rstrip("/"))
 
 
 def _parse_local(path: Path) -> SourceRef:

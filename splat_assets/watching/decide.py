@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 from splat_assets.datasets.options import SourceOptions
 from splat_assets.sources import media
@@ -18,7 +17,6 @@ from splat_assets.watching.watch_list import Watch
 RECHECK_SEC = 24 * 3600.0  # what was refused is looked at again after a day, or when it changed
 NEVER = 1e12  # a time to come that does not
 MAX_NAMED = 3  # changed files a log line names
-_META_SUFFIXES = frozenset((".json", ".jsonl", ".parquet"))
 
 
 def merge(
@@ -99,12 +97,7 @@ def is_relevant(path: str, options: SourceOptions, folder: str = "") -> bool:
         return False
     if media.is_document(path) or media.is_auxiliary(path):
         return False
-    in_meta = "meta" in PurePosixPath(path).parts[:-1]  # a robot dataset describes itself there
-    return (
-        media.is_of_interest(path)
-        or media.is_archive(path)
-        or (in_meta and media.suffix(path) in _META_SUFFIXES)
-    )
+    return media.is_of_interest(path) or media.is_archive(path)
 
 
 def relevant_changes(

@@ -45,6 +45,13 @@ def test_urls() -> None:
     assert default_name("https://example.org/") == "example.org"
 
 
+def test_buckets() -> None:
+    ref = parse_source("s3://photos/inbox/My Garden.zip")
+    assert (ref.kind, ref.uri) == ("bucket", "s3://photos/inbox/My Garden.zip")
+    assert default_name(ref) == "my-garden"
+    assert default_name("gs://photos/inbox/room/") == "room"
+
+
 def test_local_kinds(tmp_path: Path) -> None:
     write(tmp_path / "My Photos", photos())
     write(tmp_path / "model", {**colmap_model(["p00.jpg"])})
@@ -82,7 +89,10 @@ def test_a_local_path_wins_over_a_repository(
         ("a/b/c", "no file or folder"),
         ("my photos/of garden", "no file or folder"),
         ("photos/garden.zip", "no file or folder"),
-        ("s3://bucket/x", "s3://"),
+        ("ftp://host/x", "ftp://"),
+        ("s3://bucket", "no file or folder of a bucket"),
+        ("s3://bucket//x", "no file or folder of a bucket"),
+        ("s3://bucket/../x", "outside"),
         ("hf://datasets/justone", "org/name"),
         ("hf://datasets/o/n/../../x", "outside"),
         ("hf://datasets/o/n@", "revision"),
