@@ -9,8 +9,10 @@ import dagster as dg
 
 from splat_assets.defs.camera_poses import camera_poses
 from splat_assets.defs.compressed_splat import compressed_splat
+from splat_assets.defs.drop_box import drop_boxes
 from splat_assets.defs.executors import select_executor
 from splat_assets.defs.frames import frames
+from splat_assets.defs.hub_sensors import changed_hub_repos, new_hub_repos
 from splat_assets.defs.jobs import add_dataset, recompress, reconstruct
 from splat_assets.defs.raw_dataset import raw_dataset
 from splat_assets.defs.resources import ComputeResource, RegistryResource, StoreResource
@@ -44,7 +46,13 @@ def build_defs(
     return dg.Definitions(
         assets=[raw_dataset, frames, camera_poses, trained_splat, compressed_splat],
         jobs=[reconstruct, recompress, add_dataset],
-        sensors=[registry_partitions, launch_added],
+        sensors=[
+            registry_partitions,
+            launch_added,
+            new_hub_repos,
+            changed_hub_repos,
+            drop_boxes,
+        ],
         resources={
             **shared,
             "stages": StageRunner(
