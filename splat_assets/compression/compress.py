@@ -123,7 +123,8 @@ def compress_splat(
     viewer_note = ""
     if options.viewer:
         progress.update(0.95, "Writing the viewer page")
-        content = out / ("scene.sog" if streamed is None else f"streamed/{LOD_META}")
+        large = streamed is not None and encoded.count > STREAM_ABOVE
+        content = out / (f"streamed/{LOD_META}" if large else "scene.sog")
         viewer_note = _write_viewer(out, content, scene, splat.manifest.dataset, figures, progress)
     figures["seconds"] = round(time.perf_counter() - began, 2)
     report = {

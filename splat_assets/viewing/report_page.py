@@ -199,7 +199,7 @@ def _bytes(report: Mapping[str, Any]) -> str:
         f'<td class="bar"><i style="width:{100 * size / max(sizes.values()):.1f}%"></i></td></tr>'
         for name, size in sorted(sizes.items(), key=lambda item: -item[1])
     )
-    return _section("Where the bytes are", f"<table>{rows}</table>")
+    return _section("Where the bytes are", f'<table class="sizes">{rows}</table>')
 
 
 def _details(report: Mapping[str, Any]) -> str:
@@ -279,7 +279,7 @@ figcaption { font-size: .85em; opacity: .75; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 td, th { text-align: left; padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line);
   font-size: .9em; vertical-align: top; overflow-wrap: anywhere; }
-.wide td, .wide th { white-space: nowrap; }
+.wide td, .wide th, .sizes td + td { white-space: nowrap; }
 .bar { width: 35%; vertical-align: middle; }
 .bar i { display: block; height: 10px; border-radius: 3px; background: var(--ink); }
 """

@@ -67,7 +67,9 @@ def test_every_promised_file_is_there(compressed: CompressedSplat) -> None:
         members = {f"scene/{name}" for name in bundle.namelist()}
         for name in bundle.namelist():
             assert bundle.read(name) == (compressed.path / "scene" / name).read_bytes()
-    assert names == members | {"scene.sog", "scene.ply", "preview.jpg", "report.json"}
+    assert names == members | {
+        *("scene.sog", "scene.ply", "preview.jpg", "report.json", "report.html"),
+    }
     assert not list(compressed.path.rglob(".*"))
 
 
