@@ -20,6 +20,7 @@ from splat_assets.cli import (
     file_commands,
     machine_commands,
     run_commands,
+    watch_commands,
 )
 from splat_assets.cli.output import complain
 from splat_assets.errors import Cancelled, TransientError, UserError
@@ -75,7 +76,14 @@ def _options(
     pass
 
 
-for _module in (dataset_commands, run_commands, file_commands, convert_command, machine_commands):
+for _module in (
+    dataset_commands,
+    run_commands,
+    watch_commands,
+    file_commands,
+    convert_command,
+    machine_commands,
+):
     _module.register(app)
 
 
