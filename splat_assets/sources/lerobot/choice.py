@@ -79,26 +79,17 @@ def choose(meta: LeRobotMeta, sizes: Mapping[str, int], options: SourceOptions) 
     Raises:
         SourceError: no such camera or episode, one that shows depth or masks, a missing file.
     """
-    wanted_cameras = _named_cameras(meta, options.cameras)
-    wanted_episodes = _named_episodes(meta, options.episodes)
-    if wanted_cameras and wanted_episodes:
-        episodes = [_locate(meta, index, wanted_cameras, sizes) for index in wanted_episodes]
-        return RobotChoice(meta, tuple(wanted_cameras), tuple(episodes), "")
-    candidates = [wanted_cameras] if wanted_cameras else [[c] for c in _by_motion(meta)]
-    first_problem: SourceError | None = None
-    for cameras in candidates:
-        # parts of a dataset are common: the first episode whose files are there will do
-        for index in wanted_episodes[:1] or meta.episodes:
-            try:
-                episodes = [_locate(meta, index, cameras, sizes)]
-            except SourceError as problem:
-                first_problem = first_problem or problem
-                continue
-            episodes += [_locate(meta, other, cameras, sizes) for other in wanted_episodes[1:]]
-            note = _note(meta, cameras, episodes, options)
-            return RobotChoice(meta, tuple(cameras), tuple(episodes), note)
-    assert first_problem is not None
-    raise first_problem
+    named = _named_cameras(meta, options.cameras)
+    candidates = [named] if named else [[camera] for camera in _by_motion(meta)]
+    numbers = _named_episodes(meta, options.episodes)
+    if numbers:
+        cameras = candidates[0]
+        episodes = [_locate(meta, number, cameras, sizes) for number in numbers]
+    else:
+        cameras, first = _first_present(meta, candidates, sizes)
+        episodes = [first]
+    note = _note(meta, cameras, episodes, options)
+    return RobotChoice(meta, tuple(cameras), tuple(episodes), note)
 
 
 def reopen(meta: LeRobotMeta, sizes: Mapping[str, int], chosen: Mapping[str, Any]) -> RobotChoice:
@@ -191,6 +182,21 @@ def _other_folder(path: str, root: str) -> str:
     first, _, rest = below.partition("/")
     other = {"videos": "video", "video": "videos"}.get(first, first)
     return posixpath.join(root, other, rest)
+
+
+def _first_present(
+    meta: LeRobotMeta, candidates: Sequence[list[Camera]], sizes: Mapping[str, int]
+) -> tuple[list[Camera], Episode]:
+    """The first episode whose files are there (parts of datasets are common), and its cameras."""
+    problem: SourceError | None = None
+    for cameras in candidates:
+        for number in meta.episodes:
+            try:
+                return cameras, _locate(meta, number, cameras, sizes)
+            except SourceError as error:
+                problem = problem or error
+    assert problem is not None
+    raise problem
 
 
 def _note(
