@@ -83,6 +83,7 @@ def choose_layout(
         sizes: size in bytes by POSIX path; hidden and unwanted files are already left out.
         read: gives a file's content; called for headers, `transforms.json` and `images.bin`.
         name: names the source in errors.
+        options: the wishes about cameras and episodes count here.
         may_unpack: False when parquet and archives are not to be looked into any more.
 
     Raises:
@@ -90,10 +91,10 @@ def choose_layout(
     """
     if not sizes:
         raise SourceError(f"{name} is empty.")
-    poses = _posed_layout(sizes, read, name)
     root = find_root(sizes, read, name)
     if root is not None:
         return _robot_layout(sizes, read, root, name, options or SourceOptions())
+    poses = _posed_layout(sizes, read, name)
     if poses is not None:
         return poses
     photos = _photos(sizes)
@@ -137,7 +138,6 @@ def folder_reader(folder: Path) -> Reader:
     return read
 
 
-def _posed_layout(sizes: Mapping[str, int], read: Reader, name: str) -> Layout | None:
 def _robot_layout(
     sizes: Mapping[str, int], read: Reader, root: str, name: str, options: SourceOptions
 ) -> Layout:
@@ -146,6 +146,7 @@ def _robot_layout(
     return Layout("lerobot", robot.files, _documents(sizes, root), root, robot=robot)
 
 
+def _posed_layout(sizes: Mapping[str, int], read: Reader, name: str) -> Layout | None:
     """The reconstruction nearest to the top, if there is one.
 
     With a COLMAP model and a `transforms.json` side by side the model wins, since it also has
