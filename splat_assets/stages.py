@@ -11,18 +11,20 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from splat_assets.artifacts.attempts import forget_failure, record_failure
 from splat_assets.artifacts.contract import ArtifactFolder
 from splat_assets.artifacts.manifest import Manifest
 from splat_assets.artifacts.store import ArtifactStore, disk_full_is_a_sentence
 from splat_assets.compute import Compute
 from splat_assets.datasets.spec import DatasetSpec
-from splat_assets.errors import UserError
+from splat_assets.errors import Cancelled, UserError
 from splat_assets.isolation import run_isolated
 from splat_assets.progress import Progress
 
@@ -164,8 +166,12 @@ def run_stage(
     """
     began = time.monotonic()
     stage = STAGES[asset]
-    wanted = _identity(stage, spec, store)
-    with store.lock(spec.name, asset, progress), disk_full_is_a_sentence(store.local):
+    wanted = wanted_identity(asset, spec, store)
+    with (
+        store.lock(spec.name, asset, progress),
+        _failure_on_record(store.folder(spec.name, asset), wanted),
+        disk_full_is_a_sentence(store.local),
+    ):
         known = store.current(spec.name, asset)
         same = known is not None and difference(known, wanted) is None
         if reuse and same and stage.upstream is not None:
@@ -208,7 +214,7 @@ def status(spec: DatasetSpec, store: ArtifactStore) -> dict[str, AssetStatus]:
         elif above is not None and above.state != "current":
             state, reason = "stale", f"{above.asset} is {above.state}"
         else:
-            changed = difference(manifest, _identity(stage, spec, store))
+            changed = difference(manifest, wanted_identity(asset, spec, store))
             if changed is not None:
                 state, reason = "stale", changed
         location = store.locate(spec.name, asset)
@@ -240,10 +246,31 @@ def difference(known: Manifest, wanted: Identity) -> str | None:
     for name, version in wanted.inputs.items():
         if known.inputs.get(name) != version:
             return f"{name} changed"
+    return settings_difference(known, wanted)
+
+
+def settings_difference(known: Manifest, wanted: Identity) -> str | None:
+    """Which wish of the dataset's registry file an artifact does not meet; None when it does."""
+    if "source" in wanted.inputs and known.inputs.get("source") != wanted.inputs["source"]:
+        return "source changed"
     for name, value in wanted.options.items():
         if name not in wanted.volatile and known.options.get(name) != value:
             return f"option {name} changed"
     return None
+
+
+@contextmanager
+def _failure_on_record(folder: Path, wanted: Identity) -> Iterator[None]:
+    """Leave a note of what failed beside the asset, and none of what was done or stopped."""
+    try:
+        yield
+    except Cancelled:
+        raise
+    except Exception as error:
+        with suppress(OSError):  # a full disk: the error itself says more
+            record_failure(folder, wanted.key, error)
+        raise
+    forget_failure(folder)
 
 
 def _tells_the_same(known: Manifest, made: Manifest) -> bool:
@@ -252,7 +279,9 @@ def _tells_the_same(known: Manifest, made: Manifest) -> bool:
     return known.data_version == made.data_version and revisions[0] == revisions[1]
 
 
-def _identity(stage: Stage, spec: DatasetSpec, store: ArtifactStore) -> Identity:
+def wanted_identity(asset: str, spec: DatasetSpec, store: ArtifactStore) -> Identity:
+    """What an asset of a dataset would be made from now."""
+    stage = STAGES[asset]
     options = getattr(spec.resolve(), stage.options).model_dump(mode="json")
     inputs = {"source": spec.source}
     if stage.upstream is not None:

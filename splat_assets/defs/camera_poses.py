@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from splat_assets.defs.automation import CONDITIONS
 from splat_assets.defs.checks import SPECS
 from splat_assets.defs.frames import frames
 from splat_assets.defs.metadata import materialized
@@ -20,6 +21,7 @@ from splat_assets.stages import CODE_VERSIONS
     tags={"splat/device": "cpu"},
     op_tags=needs(memory_gb=4),
     code_version=CODE_VERSIONS["camera_poses"],
+    automation_condition=CONDITIONS["camera_poses"],
     check_specs=SPECS["camera_poses"],
     pool=SFM_POOL,
 )

@@ -5,12 +5,14 @@ A blocking gate stops the chain: what would be built on a bad result would only 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import dagster as dg
 
 from splat_assets.datasets.presets import PRESETS
 from splat_assets.datasets.spec import DatasetSpec
+from splat_assets.defs.partitions import DATASETS
 from splat_assets.stages import StageOutcome
 
 MIN_FRAMES = 8
@@ -27,28 +29,40 @@ _MOTION = {  # what camera_poses found of a video's camera
     "unknown": "The frames have too little in common to tell, so COLMAP was asked.",
 }
 
+
+def _gate(name: str, *, asset: str, description: str, blocking: bool = False) -> dg.AssetCheckSpec:
+    """A gate with a result per dataset (which Dagster calls a preview): what happens to one dataset
+    must neither stop nor release another.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return dg.AssetCheckSpec(
+            name, asset=asset, description=description, blocking=blocking, partitions_def=DATASETS
+        )
+
+
 SPECS: dict[str, list[dg.AssetCheckSpec]] = {
     "frames": [
-        dg.AssetCheckSpec(
+        _gate(
             "enough_sharp_frames",
             asset="frames",
             description=f"At least {MIN_FRAMES} sharp, different frames are left.",
         )
     ],
     "camera_poses": [
-        dg.AssetCheckSpec(
+        _gate(
             "camera_moves",
             asset="camera_poses",
             blocking=True,
             description="The camera of a video changes its place, so that depth can be seen.",
         ),
-        dg.AssetCheckSpec(
+        _gate(
             "enough_registered",
             asset="camera_poses",
             blocking=True,
             description=f"At least {MIN_REGISTERED_RATIO:.0%} of the frames got a camera pose.",
         ),
-        dg.AssetCheckSpec(
+        _gate(
             "reprojection_error",
             asset="camera_poses",
             blocking=True,
@@ -56,19 +70,19 @@ SPECS: dict[str, list[dg.AssetCheckSpec]] = {
         ),
     ],
     "trained_splat": [
-        dg.AssetCheckSpec(
+        _gate(
             "held_out_psnr",
             asset="trained_splat",
             description="Views never trained on are rendered as well as the preset promises.",
         )
     ],
     "compressed_splat": [
-        dg.AssetCheckSpec(
+        _gate(
             "quality_kept",
             asset="compressed_splat",
             description=f"The file decodes and loses at most {MAX_PSNR_LOSS_DB} dB.",
         ),
-        dg.AssetCheckSpec(
+        _gate(
             "compression_ratio",
             asset="compressed_splat",
             description=f"The file is at least {MIN_RATIO:.0f} times smaller than the PLY.",
@@ -80,7 +94,7 @@ SPECS: dict[str, list[dg.AssetCheckSpec]] = {
 def evaluate(outcome: StageOutcome, spec: DatasetSpec) -> list[dg.AssetCheckResult]:
     """All gates of the outcome's asset. A stage that was skipped passes: it made nothing.
 
-    The UI shows a check's latest result whatever its partition, so each names its dataset.
+    Lists of checks in the UI show the latest result of any dataset, so each names its own.
     """
     if outcome.artifact.skipped:
         motion = outcome.artifact.summary.get("camera_motion")
@@ -152,10 +166,12 @@ def _standing_camera(reason: str, motion: str, spec: DatasetSpec) -> list[dg.Ass
         "that stand at different places (`source.cameras`); of your own, film while walking around "
         "the scene. `poses.check_motion=false` tries all the same."
     )
-    others = [check.name for check in SPECS["camera_poses"] if check.name != "camera_moves"]
     return [
         _result(spec, "camera_moves", False, reason, advice, motion=motion),
-        *(_result(spec, name, True, "Nothing was solved: see camera_moves.", "") for name in others),
+        *(
+            _result(spec, check.name, True, "Nothing was solved: see camera_moves.", "")
+            for check in SPECS["camera_poses"][1:]
+        ),
     ]
 
 

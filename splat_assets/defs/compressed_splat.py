@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from splat_assets.defs.automation import CONDITIONS
 from splat_assets.defs.checks import SPECS
 from splat_assets.defs.metadata import materialized
 from splat_assets.defs.needs import needs
@@ -20,6 +21,7 @@ from splat_assets.stages import CODE_VERSIONS
     tags={"splat/device": "cpu"},
     op_tags=needs(gpus=1, memory_gb=4),
     code_version=CODE_VERSIONS["compressed_splat"],
+    automation_condition=CONDITIONS["compressed_splat"],
     check_specs=SPECS["compressed_splat"],
 )
 def compressed_splat(

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from splat_assets.defs.automation import CONDITIONS
 from splat_assets.defs.metadata import materialized
 from splat_assets.defs.needs import needs
 from splat_assets.defs.partitions import DATASETS, GROUP, OWNERS
@@ -17,6 +18,7 @@ from splat_assets.stages import CODE_VERSIONS
     tags={"splat/device": "network"},
     op_tags=needs(cpus=1),
     code_version=CODE_VERSIONS["raw_dataset"],
+    automation_condition=CONDITIONS["raw_dataset"],
 )
 def raw_dataset(
     context: dg.AssetExecutionContext, config: StageConfig, stages: StageRunner

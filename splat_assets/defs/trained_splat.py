@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from splat_assets.defs.automation import CONDITIONS
 from splat_assets.defs.camera_poses import camera_poses
 from splat_assets.defs.checks import SPECS
 from splat_assets.defs.metadata import materialized
@@ -20,6 +21,7 @@ from splat_assets.stages import CODE_VERSIONS
     tags={"splat/device": "gpu"},
     op_tags=needs(gpus=1, memory_gb=4),
     code_version=CODE_VERSIONS["trained_splat"],
+    automation_condition=CONDITIONS["trained_splat"],
     check_specs=SPECS["trained_splat"],
     pool=GPU_POOL,
 )

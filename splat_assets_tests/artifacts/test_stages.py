@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from splat_assets.artifacts.attempts import failed_attempt
 from splat_assets.artifacts.manifest import build_manifest, write_manifest
 from splat_assets.artifacts.store import ArtifactStore
 from splat_assets.compute import Compute
@@ -14,7 +15,7 @@ from splat_assets.datasets.spec import DatasetSpec, make_spec
 from splat_assets.errors import Cancelled, SourceError, UserError
 from splat_assets.progress import Progress, Report, silent
 from splat_assets.sources.raw_dataset import RawDataset
-from splat_assets.stages import ASSETS, StageOutcome, run_stage, status
+from splat_assets.stages import ASSETS, StageOutcome, run_stage, status, wanted_identity
 from splat_assets_tests.defs.fake_stages import FUNCTIONS
 
 CPU = Compute("cpu", "numba", "the test asks for it", 1)
@@ -39,8 +40,9 @@ def run_all(spec: DatasetSpec, store: ArtifactStore, run_id: str, **kwargs: Any)
 
 
 def remains(store: ArtifactStore, asset: str) -> set[str]:
-    """Everything in an asset's folder but the lock."""
-    return {p.name for p in store.folder("garden", asset).iterdir()} - {".lock"}
+    """Everything in an asset's folder but the lock and the record of a failure."""
+    found = {p.name for p in store.folder("garden", asset).iterdir()}
+    return found - {".lock", ".failed.json"}
 
 
 def test_whole_chain_then_nothing_to_do_then_only_what_changed(store: ArtifactStore) -> None:
@@ -170,3 +172,17 @@ def test_checkpoints_of_other_inputs_are_not_resumed(store: ArtifactStore) -> No
     outcome: StageOutcome = run("trained_splat", slow, store)
     assert outcome.artifact.summary["resumed_from_step"] == 0
     assert not stale.exists()
+
+
+def test_a_failure_is_on_record_until_the_work_is_done(store: ArtifactStore) -> None:
+    folder = store.folder("garden", "raw_dataset")
+    for attempt in (1, 2):
+        with pytest.raises(SourceError):
+            run_all(spec("fail=source"), store, f"run{attempt}")
+        record = failed_attempt(folder)
+        assert record is not None
+        assert (record.kind, record.count) == ("mistake", attempt)
+        assert record.message.startswith("The folder /pictures is empty")
+        assert record.key == wanted_identity("raw_dataset", spec("fail=source"), store).key
+    run_all(spec(), store, "run3")
+    assert failed_attempt(folder) is None

@@ -63,6 +63,8 @@ def fetch(
         if not marker.exists():
             marker.write_text("seen")
             raise TransientError("The hub does not answer; try again later.")
+    if fake.get("fail") == "network":
+        raise TransientError("The hub does not answer; try again later.")
     if fake.get("fail") == "source":
         raise SourceError("The folder /pictures is empty; put photos in it.")
     if fake.get("fail") == "bug":
