@@ -192,7 +192,7 @@ def _prepare(splat: SplatModel, original: Gaussians) -> _Scene:
         turn = upright_rotation(np.array(up, np.float64))
         angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
         rotation = turn if angle > _LEVEL_ENOUGH_DEG else None
-    opening = pick_view(views, center)
+    opening = pick_view(views, center, None if up is None else np.array(up, np.float64))
     if rotation is None:
         published, target = original, center
     else:

@@ -8,11 +8,15 @@ import numpy as np
 
 from splat_assets.gaussians.splat_model import View
 
+_ROLL_WEIGHT = 5.0  # of the sine of the roll, against the cosine of the aim
 DOWN = np.array([0.0, 1.0, 0.0])  # of 3DGS files and their viewers; up is -y
 
 
-def pick_view(views: list[View], center: np.ndarray) -> View:
-    """The view that looks most directly at `center` from a usual distance.
+def pick_view(views: list[View], center: np.ndarray, up: np.ndarray | None = None) -> View:
+    """The view that looks most directly at `center` from a usual distance, held level.
+
+    Args:
+        up: [3] unit vector; viewers show no roll, so a camera that has some is shown tilted.
 
     Raises `ValueError` when `views` is empty.
     """
@@ -25,7 +29,8 @@ def pick_view(views: list[View], center: np.ndarray) -> View:
     aim = np.einsum("ni,ni->n", forwards, offsets) / np.maximum(distances, 1e-12)
     usual = np.median(distances)
     odd = np.abs(np.log(np.maximum(distances, 1e-12) / max(usual, 1e-12)))
-    return views[int(np.argmax(aim - 0.25 * odd))]
+    tilt = 0.0 if up is None else np.abs([view.viewmat[0, :3] @ up for view in views])
+    return views[int(np.argmax(aim - 0.25 * odd - _ROLL_WEIGHT * tilt))]
 
 
 def orbit_views(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,17 @@ def test_opening_view_looks_at_the_scene_from_a_usual_distance() -> None:
     assert pick_view(views[:1], center).name == "beside"
     with pytest.raises(ValueError, match="no view"):
         pick_view([], center)
+
+
+def test_the_opening_view_is_held_level() -> None:
+    """The viewer shows no roll."""
+    level = _view("level", (0.4, -1, -4), np.zeros(3))
+    rolled = _view("rolled", (0, -1, -4), np.zeros(3))
+    tilt = np.eye(4)
+    tilt[:2, :2] = [[0.98, -0.2], [0.2, 0.98]]
+    rolled = replace(rolled, viewmat=tilt @ rolled.viewmat)
+    assert pick_view([rolled, level], np.zeros(3), UP).name == "level"
+    assert pick_view([rolled], np.zeros(3), UP).name == "rolled"
 
 
 def test_a_camera_at_the_centre_is_no_division_by_zero() -> None:
