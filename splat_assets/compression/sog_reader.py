@@ -186,7 +186,8 @@ def _read_v1(meta: dict[str, Any], read: ReadMember) -> Gaussians:
     shN = np.zeros((count, 0, 3), np.float32)
     if meta.get("shN"):
         entry = _mapping(meta, "shN")
-        columns = entry.get("shape", [0, 0])[-1]
+        shape = entry.get("shape")
+        columns = shape[-1] if isinstance(shape, list) and shape else None
         coefficients = columns // 3 if isinstance(columns, int) else 0
         if coefficients not in (3, 8, 15):
             raise _DamagedError(f"is damaged: {_shown(columns)} is no number of SH coefficients")
