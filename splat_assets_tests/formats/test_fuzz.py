@@ -1,0 +1,65 @@
+"""A seeded portion of the fuzzing (see `fuzz`): thousands of damaged files, none of them dangerous.
+
+python -m splat_assets_tests.formats.fuzz --inputs 100000
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from splat_assets_tests.formats import fuzz
+from splat_assets_tests.formats.fuzz_inputs import damaged_input, seeds
+
+
+@pytest.mark.slow
+def test_damaged_files_never_crash_hang_or_take_all_memory(tmp_path: Path) -> None:
+    said: list[int] = []
+    outcome = fuzz.run_guarded(
+        1200, seed=7, limit_mb=768, timeout=20, say=lambda outcome, done: said.append(done)
+    )
+    assert outcome.failures == []
+    assert outcome.inputs == 1200 and said == [1200]
+    assert outcome.slowest_seconds < 20
+    refused = sum((counter for counter in outcome.counts.values()), Counter())["refused"]
+    assert 0.4 < refused / 1200 < 0.95  # the damage is neither harmless nor always fatal
+    assert all(counter["read"] and counter["refused"] for counter in outcome.counts.values())
+
+
+def test_an_input_can_be_made_again(tmp_path: Path) -> None:
+    def made(number: int, again: str) -> bytes:
+        folder = tmp_path / again
+        folder.mkdir(exist_ok=True)
+        _, path = damaged_input(seeds(), 3, number, folder)
+        return path.read_bytes() if path.is_file() else b""
+
+    inputs = [made(number, "first") for number in range(33)]
+    assert inputs == [made(number, "second") for number in range(33)]
+    assert len(set(inputs)) > 25
+
+
+def test_what_goes_wrong_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check itself: errors, long or many-lined refusals and slow readers are failures."""
+    import time
+
+    from splat_assets.errors import UserError
+    from splat_assets.formats import registry
+
+    def reader(problem: Exception | None, seconds: float = 0.0):  # type: ignore[no-untyped-def]
+        def read(path: Path) -> None:
+            time.sleep(seconds)
+            if problem:
+                raise problem
+
+        return read
+
+    for function, expected in (
+        (reader(UserError("a.sog is damaged.")), "refused"),
+        (reader(UserError("two\nlines")), "many lines"),
+        (reader(MemoryError("much")), "MemoryError"),
+        (reader(None, 5.0), "longer than"),
+    ):
+        monkeypatch.setattr(registry, "read_splat", function)
+        assert fuzz._try_to_read(tmp_path / "a", 0.3).startswith(expected)
