@@ -65,7 +65,7 @@ def test_levels_get_coarser_and_still_look_alike(scene: Gaussians, streamed: Pat
         assert len(read_streamed(streamed, level)) == counts[level]
         drawn = draw_views(read_streamed(streamed, level), views, background=(0, 0, 0), compute=CPU)
         quality.append(np.mean([psnr(a, b) for a, b in zip(drawn, whole, strict=True)]))
-    assert quality[0] > 35 and quality[0] > quality[1] > quality[2] > 20
+    assert quality[0] > 35 and quality[0] > quality[1] > quality[2] > 17
 
 
 def test_the_document_describes_the_chunks(scene: Gaussians, streamed: Path) -> None:

@@ -417,14 +417,14 @@ def _webp(pixels: np.ndarray) -> bytes:
 
 @lru_cache(maxsize=1)
 def _large_picture() -> bytes:
-    """8000 x 8000 pixels of one colour in some bytes."""
-    return _webp(np.zeros((8000, 8000, 3), np.uint8))
+    """36 million pixels of one colour in some bytes."""
+    return _webp(np.zeros((6000, 6000, 3), np.uint8))
 
 
 @lru_cache(maxsize=1)
 def _zeros() -> bytes:
     """A raw deflate stream of very many zeros."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15)
     return b"".join(
         [packer.compress(bytes(1 << 20)) for _ in range(_BOMB >> 20)] + [packer.flush()]
     )
