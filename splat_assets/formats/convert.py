@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from splat_assets.formats.edit import Edit, apply
 from splat_assets.formats.merge import merge
-from splat_assets.formats.registry import read_splat, writable_format, write_splat
+from splat_assets.formats.registry import (
+    LOD_META,
+    format_of,
+    read_splat,
+    writable_format,
+    write_splat,
+)
 from splat_assets.progress import Progress, silent
 
 
@@ -47,6 +53,10 @@ def convert(
     target = Path(target)
     found = writable_format(target)  # before any work is done
     began = time.perf_counter()
+    if found.name == "streamed-sog" and len(sources) == 1 and edit in (None, Edit()):
+        streamed = _stream(Path(sources[0]), target, progress)
+        if streamed is not None:
+            return replace(streamed, seconds=round(time.perf_counter() - began, 2))
     splats = []
     for number, source in enumerate(sources):
         progress.update(0.3 * number / len(sources), f"Reading {Path(source).name}")
@@ -68,8 +78,37 @@ def convert(
         num_read=len(whole),
         num_gaussians=len(kept),
         sh_degree=kept.sh_degree if found.keeps_sh else 0,
-        bytes=target.stat().st_size,
+        bytes=_size(target),
         seconds=round(time.perf_counter() - began, 2),
         dropped=edited.dropped,
         notes=tuple(notes),
     )
+
+
+def _stream(source: Path, target: Path, progress: Progress) -> Conversion | None:
+    """A PLY that is only to be streamed is never in memory as a whole; None for other files."""
+    found = format_of(source)
+    if found is None or found.name != "ply" or not source.is_file():
+        return None
+    from splat_assets.compression.streamed import write_streamed
+    from splat_assets.gaussians.ply import PlyRows
+
+    rows = PlyRows(source)
+    written = write_streamed(target, rows, progress=progress)
+    return Conversion(
+        format="streamed-sog",
+        num_read=len(rows),
+        num_gaussians=written.counts[0] + written.environment,
+        sh_degree=rows.take(slice(0, 1)).sh_degree,
+        bytes=written.bytes,
+        seconds=0.0,
+        dropped={"not drawable": written.dropped} if written.dropped else {},
+        notes=(),
+    )
+
+
+def _size(path: Path) -> int:
+    """Of the file, or of all of a streamed SOG."""
+    if path.name != LOD_META:
+        return path.stat().st_size
+    return sum(p.stat().st_size for p in path.parent.rglob("*") if p.is_file())

@@ -1,7 +1,7 @@
 """3D Gaussian splats as PLY files, in the layout that INRIA's 3DGS trainer introduced.
 
-Reading takes binary little endian and ASCII, properties in any order, SH degrees 0 to 3, and
-ignores what it does not know. Writing gives the standard order (normals included, which some
+Reading takes binary (of either byte order) and ASCII, properties in any order, SH degrees 0 to 3,
+and ignores what it does not know. Writing gives the standard order (normals included, which some
 viewers insist on). How a splat is to be drawn stands in a comment: `antialiased`, `antialiased 1`
 (Postshot) or `SplatRenderMode: mip|2dgs` (Brush) are read; the first and the last are written.
 """
@@ -171,7 +171,7 @@ def _read_header(head: bytes, path: Path) -> _Header:
                 elements[-1][2].append((words[-1], kind))
     except (IndexError, KeyError, ValueError) as error:
         raise UserError(f"{path} has a damaged PLY header ({error}).") from None
-    if encoding not in ("ascii", "binary_little_endian"):
+    if encoding not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise UserError(f"{path} is a PLY in the format {encoding!r}, which is not read here.")
     names = tuple(name for name, _, _ in elements)
     if "vertex" not in names:
@@ -183,12 +183,15 @@ def _read_header(head: bytes, path: Path) -> _Header:
         if not is_ascii and any(kind == "list" for _, kind in fields):
             raise UserError(f"{path} is not a 3D Gaussian splat: a list element {name!r} precedes.")
         row = sum(np.dtype(kind).itemsize for _, kind in fields if kind != "list")
+        if count < 0:
+            raise UserError(f"{path} has a damaged PLY header ({count} rows of {name!r}).")
         skip += count if is_ascii else count * row
     count, fields = elements[at][1], elements[at][2]
     if count < 0 or any(kind == "list" for _, kind in fields):
         raise UserError(f"{path} is not a 3D Gaussian splat: its vertices are not plain numbers.")
     try:
-        dtype = np.dtype([(name, "<" + kind) for name, kind in fields])
+        order = ">" if encoding == "binary_big_endian" else "<"
+        dtype = np.dtype([(name, order + kind) for name, kind in fields])
     except ValueError as error:
         raise UserError(f"{path} has a damaged PLY header ({error}).") from None
     return _Header(is_ascii, count, dtype, end + 1, skip, names, mode)

@@ -139,7 +139,9 @@ def _wait(child: subprocess.Popen[str], mark: Path, timeout: float) -> tuple[str
             now = mark.read_text() if mark.exists() else ""
             if now != seen:
                 seen, since = now, time.monotonic()
-            elif time.monotonic() - since > 3 * timeout + 30:  # the alarm did not help: native code
+            # before the first input the valid files are made; later the alarm did not help, so it
+            # hangs in native code
+            elif time.monotonic() - since > (3 * timeout + 30 if seen else 900):
                 child.kill()
                 return child.communicate()[0], True
 

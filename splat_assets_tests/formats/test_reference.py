@@ -15,6 +15,7 @@ from splat_assets.gaussians.ply import read_ply, write_ply
 from splat_assets.gaussians.transform import rotate
 from splat_assets_tests.compression.splats import covariances
 from splat_assets_tests.formats.test_formats import plain_splat
+from splat_assets_tests.paths import shared_data
 
 
 def _as_reference(name: str, g: Gaussians) -> Gaussians:
@@ -43,6 +44,27 @@ def test_it_reads_what_we_write(
     write_splat(ours, plain_splat(600, 0 if name == "splat" else 3))
     splat_transform(ours, tmp_path / "back.ply")
     _same(_as_reference(name, read_splat(ours)), read_ply(tmp_path / "back.ply"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "minimal_fixtures/minimal.ksplat",
+        "minimal_fixtures/minimal.splat",
+        "minimal_fixtures/minimal-v2.spz",
+        "minimal_fixtures/minimal-v3.spz",
+        "minimal_fixtures/minimal-v4.spz",
+        "supersplat_compressed_sh3_64.ply",
+        "playbot_sog_folder/3_0/meta.json",
+        "massa.sog",
+    ],
+)
+def test_files_of_other_tools_are_read_as_it_does(
+    name: str, splat_transform: Callable[..., None], tmp_path: Path
+) -> None:
+    path = shared_data("splats", *name.split("/"))
+    splat_transform(path, tmp_path / "back.ply")
+    _same(_as_reference(path.suffix[1:], read_splat(path)), read_ply(tmp_path / "back.ply"))
 
 
 @pytest.mark.parametrize("name", ["compressed-ply", "spz", "glb"])

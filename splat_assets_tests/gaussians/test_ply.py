@@ -9,7 +9,7 @@ import pytest
 
 from splat_assets.errors import UserError
 from splat_assets.gaussians.gaussians import SH_REST, Gaussians
-from splat_assets.gaussians.ply import read_ply, write_ply
+from splat_assets.gaussians.ply import PlyRows, read_ply, write_ply
 from splat_assets_tests.paths import shared_data
 
 FIELDS = ("means", "quats", "scales", "opacities", "sh0", "shN")
@@ -25,6 +25,52 @@ def make_gaussians(n: int = 50, degree: int = 3, seed: int = 0, **kwargs: bool) 
     return Gaussians(
         draw(n, 3), draw(n, 4), draw(n, 3), draw(n), draw(n, 1, 3), draw(n, rest, 3), **kwargs
     )
+
+
+def test_the_other_byte_order(tmp_path: Path) -> None:
+    written = make_gaussians()
+    write_ply(tmp_path / "a.ply", written)
+    head, mark, body = (tmp_path / "a.ply").read_bytes().partition(b"end_header\n")
+    swapped = np.frombuffer(body, "<f4").astype(">f4").tobytes()
+    (tmp_path / "b.ply").write_bytes(head.replace(b"little", b"big") + mark + swapped)
+    read = read_ply(tmp_path / "b.ply")
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(read, name), getattr(written, name), err_msg=name)
+        assert getattr(read, name).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("comment", "antialiased", "flat"),
+    [
+        ("antialiased", True, False),
+        ("antialiased 1", True, False),
+        ("antialiased 0", False, False),
+        ("SplatRenderMode: mip", True, False),
+        ("SplatRenderMode: 2dgs", False, True),
+        ("SplatRenderMode: default", False, False),
+    ],
+)
+def test_how_other_tools_say_how_to_draw(
+    comment: str, antialiased: bool, flat: bool, tmp_path: Path
+) -> None:
+    write_ply(tmp_path / "a.ply", make_gaussians(5))
+    data = (tmp_path / "a.ply").read_bytes()
+    marked = data.replace(b"element vertex", f"comment {comment}\nelement vertex".encode(), 1)
+    (tmp_path / "a.ply").write_bytes(marked)
+    read = read_ply(tmp_path / "a.ply")
+    assert (read.antialiased, read.flat) == (antialiased, flat)
+
+
+def test_rows_are_taken_without_the_rest(tmp_path: Path) -> None:
+    written = make_gaussians(40, degree=2)
+    write_ply(tmp_path / "a.ply", written)
+    rows = PlyRows(tmp_path / "a.ply")
+    assert len(rows) == 40
+    np.testing.assert_array_equal(rows.means(), written.means)
+    some = np.array([7, 3, 39])
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(rows.take(some), name), getattr(written, name)[some])
+    assert len(rows.take(slice(10, 15))) == 5
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
@@ -124,7 +170,8 @@ def _header(*properties: str, count: int = 1, extra: str = "") -> bytes:
         ),
         (_header("packed_position"), "packed"),
         (_header("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2"), "'opacity' is missing"),
-        (b"ply\nformat binary_big_endian 1.0\nend_header\n", "binary_big_endian"),
+        (b"ply\nformat binary_middle_endian 1.0\nend_header\n", "binary_middle_endian"),
+        (_header("x", extra="element info -3\n"), "-3 rows|not a complete|a point cloud"),
         (b"ply\nformat ascii 1.0\nelement vertex many\nend_header\n", "damaged"),
     ],
 )
