@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CACHE_BYTES = 2 * 2**30
 _MIN_TRAIN_VIEWS = 3
+_SMALL_CACHE_BYTES = 64 * 2**20  # kept without looking at the count of pixels
 
 
 @dataclass(frozen=True)
@@ -196,12 +197,15 @@ class _PixelStore:
 
     What was decoded first stays: with a random order of views that serves more hits than dropping
     the least recent. A smaller size is computed from the full one, and forgotten when another of
-    that view is asked for: the resolution ramp does not come back.
+    that view is asked for (the resolution ramp does not come back) or when a full one needs its
+    place: beyond some megabytes no more is kept than all views take at full size.
     """
 
     def __init__(self, views: list[TrainingView], budget: int) -> None:
         self._views = views
-        self._budget = budget
+        channels = [3 + view.has_alpha + (view.mask is not None) for view in views]
+        whole = sum(v.width * v.height * c for v, c in zip(views, channels, strict=True))
+        self._budget = min(budget, max(whole, _SMALL_CACHE_BYTES))
         self._used = 0
         self._kept: dict[tuple[int, tuple[int, int]], tuple[np.ndarray, np.ndarray | None]] = {}
         self._reduced: dict[int, tuple[int, int]] = {}  # the reduced size kept of a view
@@ -226,6 +230,8 @@ class _PixelStore:
             entry = _reduce(pixels, size), None if mask is None else _reduce(mask, size)
         nbytes = sum(array.nbytes for array in entry if array is not None)
         self._forget_reduced(index)
+        while size == full_size and self._reduced and self._used + nbytes > self._budget:
+            self._forget_reduced(next(iter(self._reduced)))
         if self._used + nbytes <= self._budget:
             self._kept[key] = entry
             self._used += nbytes

@@ -138,13 +138,10 @@ class SplatOptimizer:
         """Add Gaussians, with fresh moments."""
         count = len(tensors["means"])
 
-        def grow(name: str, tensor: Tensor) -> Tensor:
-            return torch.cat([tensor, tensors[name].to(tensor.dtype)])
-
         def pad(moment: Tensor) -> Tensor:
-            return torch.cat([moment, moment.new_zeros((count, *moment.shape[1:]))])
+            return _appended(moment, moment.new_zeros(()).expand(count, *moment.shape[1:]))
 
-        self._replace(grow, pad)
+        self._replace(lambda name, tensor: _appended(tensor, tensors[name]), pad)
 
     @torch.no_grad()
     def write(self, index: Tensor, tensors: Mapping[str, Tensor]) -> None:
@@ -160,13 +157,19 @@ class SplatOptimizer:
             slot.exp_avg[index] = 0
             slot.exp_avg_sq[index] = 0
 
+    def forget_moments(self) -> None:
+        """Give their memory back: there will be no further step."""
+        for slot in self._slots.values():
+            slot.exp_avg, slot.exp_avg_sq = slot.exp_avg[:0].clone(), slot.exp_avg_sq[:0].clone()
+
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, moments and step counts: everything a bit-equal continuation needs."""
+        """Parameters, moments and step counts: everything a bit-equal continuation needs. The
+        tensors share their memory with those in use."""
         return {
             name: {
-                "value": slot.parameter.detach(),
-                "exp_avg": slot.exp_avg,
-                "exp_avg_sq": slot.exp_avg_sq,
+                "value": _without_room(slot.parameter.detach()),
+                "exp_avg": _without_room(slot.exp_avg),
+                "exp_avg_sq": _without_room(slot.exp_avg_sq),
                 "step": slot.step,
             }
             for name, slot in self._slots.items()
@@ -174,25 +177,54 @@ class SplatOptimizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take the state of `state_dict` (learning rates are the schedule's, not kept there)."""
+        """Take the state of `state_dict` (learning rates are the schedule's, not kept there). Its
+        tensors may become those of the optimiser, as they are."""
         for name, slot in self._slots.items():
             device = slot.parameter.device
-            value, exp_avg, exp_avg_sq = (
-                state[name][key].to(device).clone().contiguous()
+            value, slot.exp_avg, slot.exp_avg_sq = (
+                state[name][key].to(device).contiguous()
                 for key in ("value", "exp_avg", "exp_avg_sq")
             )
             slot.parameter = nn.Parameter(value)
-            slot.exp_avg, slot.exp_avg_sq = exp_avg, exp_avg_sq
             slot.step = int(state[name]["step"])
 
     def _replace(
         self, of_param: Callable[[str, Tensor], Tensor], of_moment: Callable[[Tensor], Tensor]
     ) -> None:
+        if not self._slots["means"].parameter.is_cuda:
+            from splat_assets.rendering.cpu.buffers import release
+
+            release()  # what a step needs has the old size, and would stand beside the copies
         for name, slot in self._slots.items():
-            new = of_param(name, slot.parameter.detach()).contiguous()
-            slot.parameter = nn.Parameter(new)
+            slot.parameter = nn.Parameter(of_param(name, slot.parameter.detach()).contiguous())
             slot.exp_avg = of_moment(slot.exp_avg).contiguous()
             slot.exp_avg_sq = of_moment(slot.exp_avg_sq).contiguous()
+
+
+def _appended(tensor: Tensor, rows: Tensor) -> Tensor:
+    """`tensor` and `rows` below it. On the CPU, where memory not yet written to costs nothing, as
+    much again is set aside and used by the next call, which then copies none of the old rows."""
+    rows = rows.to(tensor.dtype)
+    count = len(tensor) + len(rows)
+    shape = (count, *tensor.shape[1:])
+    if tensor.is_cuda or not tensor.numel():
+        return torch.cat([tensor, rows])
+    if tensor.untyped_storage().nbytes() < math.prod(shape) * tensor.element_size():
+        from splat_assets.rendering.cpu.buffers import fresh
+
+        nbytes = 2 * math.prod(shape) * tensor.element_size()
+        roomy = torch.from_numpy(fresh(nbytes)).view(tensor.dtype).view(-1, *shape[1:])
+        roomy[: len(tensor)] = tensor
+    else:
+        roomy = tensor
+    whole = roomy.as_strided(shape, tensor.stride(), 0)
+    whole[len(tensor) :] = rows
+    return whole
+
+
+def _without_room(tensor: Tensor) -> Tensor:
+    """The same memory without what is set aside, which `torch.save` would write too."""
+    return tensor if tensor.is_cuda else torch.from_numpy(tensor.numpy())
 
 
 def _step_on_cuda(slots: list[_Slot]) -> None:

@@ -146,6 +146,7 @@ def _train(
         trainer.load_state_dict(state)
         resumed_from = trainer.step
         progress.update(0.05, f"Going on at step {resumed_from} of {schedule.steps}")
+    del tensors, state  # not to stand beside what the optimiser makes of them
 
     if (schedule.patience or schedule.target_psnr_db) and not data.test:
         text = "There are no held-out views to stop early by; all planned steps are trained."

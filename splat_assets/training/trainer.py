@@ -18,6 +18,7 @@ from torch import Tensor
 from splat_assets.compute import Compute
 from splat_assets.errors import Cancelled, UserError
 from splat_assets.progress import Progress
+from splat_assets.rendering.cpu.buffers import release
 from splat_assets.rendering.l1_ssim import l1_ssim
 from splat_assets.training.blur import blurred
 from splat_assets.training.contribution import Survey, survey
@@ -101,7 +102,8 @@ class Trainer:
         checkpoint_every_sec: float = math.inf,
         save: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        """Train to the end. On `Cancelled`, and every so often, `save` gets the state.
+        """Train to the end. On `Cancelled`, and every so often, `save` gets the state. In the end
+        the optimiser's memory is given back: there is no going on.
 
         Raises `UserError` when the loss stays non-finite, or memory runs out on CUDA even with a
         much smaller budget.
@@ -128,6 +130,8 @@ class Trainer:
             if save:
                 save(self.state_dict())
             raise
+        self.optimizer.forget_moments()
+        release()
 
     def add_time(self, seconds: float, cpu_seconds: float) -> None:
         """Count what was spent on the run outside it (finding the initial Gaussians)."""
@@ -171,7 +175,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Go on where `state_dict` was taken. Tensors may be taken over as they are."""
         self.step = int(state["step"])
         if state["ended_at"] is not None:
             self.schedule = self.schedule.ending(int(state["ended_at"]))
