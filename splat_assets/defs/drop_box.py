@@ -26,7 +26,7 @@ def drop_boxes(
     context: dg.SensorEvaluationContext, registry: RegistryResource
 ) -> dg.SensorResult | dg.SkipReason:
     known = registry.open()
-    watches = load_watches(context, known)
+    watches = load_watches(known)
     if not watches.drop_boxes:
         return nothing_watched("drop boxes", known, watches)
     from splat_assets.defs.drop_box_tick import drop_box_tick

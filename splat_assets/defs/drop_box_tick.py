@@ -11,6 +11,7 @@ import dagster as dg
 from splat_assets.datasets.registry import Registry
 from splat_assets.defs.admission import Admission
 from splat_assets.defs.drop_box import NAME
+from splat_assets.defs.hub_sensors import result
 from splat_assets.defs.sensors import partitions_in_progress
 from splat_assets.errors import TransientError, UserError
 from splat_assets.watching.decide import NEVER
@@ -50,15 +51,9 @@ def drop_box_tick(
             except (UserError, TransientError) as error:
                 notes.append(str(error))
         told = [f"{box.name}: {_counts(ledger, box)}" for box in watches.drop_boxes]
-    for note in notes:
-        context.log.info(note)
     kept = {box.name: places.get(box.name, "") for box in watches.drop_boxes}
-    text = ". ".join([*told, *notes[:3]]) + "."
-    return dg.SensorResult(
-        run_requests=admission.requests,
-        skip_reason=None if admission.requests else dg.SkipReason(text.replace("..", ".")),
-        cursor=json.dumps({name: place for name, place in kept.items() if place}),
-    )
+    cursor = json.dumps({name: place for name, place in kept.items() if place})
+    return result(context, admission.requests, ". ".join(told) + ".", notes, cursor)
 
 
 def _look(ledger: Ledger, box: DropBox, after: str, deadline: float, now: float) -> str:

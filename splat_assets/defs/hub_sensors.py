@@ -17,6 +17,7 @@ from splat_assets.watching.watch_list import WatchFile, WatchList
 NEW, CHANGED = "new_hub_repos", "changed_hub_repos"
 SENSORS = (NEW, CHANGED)
 INTERVAL_SEC = 30
+SHOWN_NOTES = 3
 
 
 @dg.sensor(
@@ -31,7 +32,7 @@ def new_hub_repos(
     context: dg.SensorEvaluationContext, registry: RegistryResource
 ) -> dg.SensorResult | dg.SkipReason:
     known = registry.open()
-    watches = load_watches(context, known)
+    watches = load_watches(known)
     if not watches.hub:
         return nothing_watched("repositories", known, watches)
     from splat_assets.defs.hub_ticks import new_tick
@@ -51,7 +52,7 @@ def changed_hub_repos(
     context: dg.SensorEvaluationContext, registry: RegistryResource, store: StoreResource
 ) -> dg.SensorResult | dg.SkipReason:
     known = registry.open()
-    watches = load_watches(context, known)
+    watches = load_watches(known)
     if not watches.hub:
         return nothing_watched("repositories", known, watches)
     from splat_assets.defs.hub_ticks import changed_tick
@@ -59,15 +60,32 @@ def changed_hub_repos(
     return changed_tick(context, known, store.open(), watches, now=time.time())
 
 
-def load_watches(context: dg.SensorEvaluationContext, registry: Registry) -> WatchList:
-    """The watch list; what is wrong with it goes to the tick's log and into `problems`."""
+def load_watches(registry: Registry) -> WatchList:
+    """The watch list; a file that cannot be used at all is an empty one with a problem."""
     try:
-        watches = WatchFile.of(registry).load()
+        return WatchFile.of(registry).load()
     except UserError as error:
-        watches = WatchList(problems=(str(error),))
-    for problem in watches.problems:
-        context.log.warning(problem)
-    return watches
+        return WatchList(problems=(str(error),))
+
+
+def result(
+    context: dg.SensorEvaluationContext,
+    requests: list[dg.RunRequest],
+    text: str,
+    notes: list[str],
+    cursor: str,
+) -> dg.SensorResult:
+    """Runs, or the reason why there are none: what was seen, and the first notes.
+
+    The log has all notes, and is only written when the reason cannot: Dagster keeps each log as a
+    file of its own, for every tick.
+    """
+    if requests or len(notes) > SHOWN_NOTES:
+        for line in (*notes, text):
+            context.log.info(line)
+    shown = " ".join([text, *notes[:SHOWN_NOTES]])
+    reason = None if requests else dg.SkipReason(shown)
+    return dg.SensorResult(run_requests=requests, skip_reason=reason, cursor=cursor)
 
 
 def nothing_watched(what: str, registry: Registry, watches: WatchList) -> dg.SkipReason:

@@ -16,7 +16,7 @@ from splat_assets.artifacts.store import ArtifactStore
 from splat_assets.datasets.registry import Registry
 from splat_assets.datasets.spec import DatasetSpec
 from splat_assets.defs.admission import Admission
-from splat_assets.defs.hub_sensors import CHANGED, NEW, SENSORS
+from splat_assets.defs.hub_sensors import CHANGED, NEW, SENSORS, result
 from splat_assets.defs.sensors import partitions_in_progress
 from splat_assets.errors import UserError
 from splat_assets.watching.decide import NEVER
@@ -39,7 +39,6 @@ from splat_assets.watching.watch_list import HubWatch, WatchList
 LIST_SEC, REGISTER_SEC, LOOK_SEC = 10.0, 15.0, 20.0
 CANDIDATES = 50  # changed datasets looked at in one tick, of each watch
 POSTPONE_SEC = 60.0  # a changed dataset that a run works on is looked at again after that
-SHOWN_NOTES = 3  # in the reason why nothing was asked for; the tick's log has all
 
 
 @dataclass
@@ -250,11 +249,9 @@ def _waiting(cursor: HubCursor) -> dg.SkipReason:
 def _result(
     context: dg.SensorEvaluationContext, tick: Tick, *, num_registered: int = 0
 ) -> dg.SensorResult:
-    """Runs, or a reason that says what was seen; the notes go to the tick's log in any case."""
+    """The tick's result, and what it says of itself."""
     tick.cursor.turn += 1
     seen, requests = tick.seen, tick.admission.requests
-    for note in seen.notes:
-        context.log.info(note)
     parts = [f"{seen.listed} repositories listed"]
     parts += [f"{seen.new} of them new"] if seen.new else []
     parts += [f"{num_registered} datasets registered"] if num_registered else []
@@ -264,13 +261,8 @@ def _result(
         limit = tick.watches.limits.max_queued_runs
         text += f" {limit} runs wait for their turn, so no more are asked for."
     text += f" {tick.cursor.why}" if tick.cursor.why else ""
-    context.log.info(text)
-    text += "".join(f" {note}" for note in (*tick.watches.problems, *seen.notes[:SHOWN_NOTES]))
-    return dg.SensorResult(
-        run_requests=requests,
-        skip_reason=None if requests else dg.SkipReason(text),
-        cursor=tick.cursor.to_text(),
-    )
+    notes = [*tick.watches.problems, *seen.notes]
+    return result(context, requests, text, notes, tick.cursor.to_text())
 
 
 def summary(ledger: Ledger, watches: tuple[HubWatch, ...]) -> str:

@@ -146,8 +146,7 @@ class HubApi:
 
     def _get(self, path: str, query: Iterable[tuple[str, str]]) -> Any:
         """One request; the answer is 200. The token only ever goes to our own endpoint."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
+        if self.out_of_time():
             raise HubBusyError("There was no time left in this tick to ask the Hub.", 0.0)
         self.num_requests += 1
         try:
@@ -155,7 +154,7 @@ class HubApi:
                 self.endpoint + path,
                 params=list(query),
                 headers=build_hf_headers(library_name="splat-assets"),
-                timeout=min(REQUEST_SEC, left),
+                timeout=REQUEST_SEC,
             )
             _raise_if_busy(answer)
             hf_raise_for_status(answer)

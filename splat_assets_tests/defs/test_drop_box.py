@@ -30,7 +30,7 @@ class Boxes(World):
 
 
 def _evaluate(context: dg.SensorEvaluationContext, world: World) -> dg.SensorResult:
-    watches = load_watches(context, world.registry)
+    watches = load_watches(world.registry)
     return drop_box_tick(context, world.registry, watches, now=world.now)
 
 

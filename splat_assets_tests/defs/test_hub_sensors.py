@@ -44,14 +44,14 @@ class Hub(World):
 
 
 def _new(context: dg.SensorEvaluationContext, world: World) -> dg.SensorResult | dg.SkipReason:
-    return new_tick(context, world.registry, load_watches(context, world.registry), now=world.now)
+    return new_tick(context, world.registry, load_watches(world.registry), now=world.now)
 
 
 def _changed(context: dg.SensorEvaluationContext, world: World) -> dg.SensorResult | dg.SkipReason:
     from splat_assets.artifacts.store import ArtifactStore
 
     store = ArtifactStore(str(world.root), world.root)
-    watches = load_watches(context, world.registry)
+    watches = load_watches(world.registry)
     return changed_tick(context, world.registry, store, watches, now=world.now)
 
 
@@ -145,7 +145,7 @@ def test_listing_goes_on_where_the_last_tick_stopped(
     hub.add_many((f"me/s{i:03d}" for i in range(450)), pictures)
     world.watch(author="me")
     monkeypatch.setattr("splat_assets.watching.hub_listing.SWEEP_PAGE", 100)
-    monkeypatch.setattr("splat_assets.watching.hub_api.HubApi.out_of_time", _after(2))
+    monkeypatch.setattr("splat_assets.watching.hub_api.HubApi.out_of_time", _after(4))
     world.new()
     assert len(world.registry.names()) == 200
     cursor = world.cursors["new_hub_repos"] or ""
