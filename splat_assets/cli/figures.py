@@ -20,7 +20,13 @@ def headline(asset: str, summary: Summary, skipped: str | None = None) -> str:
 
 def _raw_dataset(s: Summary) -> list[str]:
     size = show_bytes(s["total_bytes"]) if "total_bytes" in s else ""
-    return [str(s.get("content", "")), _count(s, "num_files", "files"), size]
+    content = str(s.get("content", ""))
+    robot = s.get("lerobot")
+    if robot:
+        cameras = ", ".join(key.rsplit(".", 1)[-1] for key in robot["cameras"])
+        taken = f"{len(robot['episodes'])} of {robot['num_episodes']} episodes"
+        content = f"LeRobot {robot['version']}: {cameras}, {taken}"
+    return [content, _count(s, "num_files", "files"), size]
 
 
 def _frames(s: Summary) -> list[str]:

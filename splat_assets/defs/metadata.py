@@ -15,6 +15,7 @@ import dagster as dg
 
 from splat_assets.datasets.spec import DatasetSpec
 from splat_assets.defs.checks import evaluate
+from splat_assets.housekeeping import used_bytes
 from splat_assets.stages import StageOutcome
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def describe(outcome: StageOutcome, spec: DatasetSpec) -> dict[str, Any]:
         "reused": outcome.reused,
         "preset": spec.preset,
         "bytes": manifest.total_bytes,
+        "dataset_bytes_on_disk": used_bytes(outcome.artifact.path.parents[1]),
         "num_files": len(manifest.files),
         "path": dg.MetadataValue.path(outcome.location),
         "options": dg.MetadataValue.json(manifest.options),
@@ -76,7 +78,10 @@ def _plain(summary: Mapping[str, Any]) -> dict[str, Any]:
 def _raw_dataset(artifact: RawDataset) -> dict[str, Any]:
     kinds = {".jpg", ".jpeg", ".png", ".webp"}
     found = sorted(p for p in artifact.files.rglob("*") if p.suffix.lower() in kinds)
-    return _pictures("thumbnails", found[:: max(1, len(found) // MAX_PICTURES)], side=200)
+    shown = _pictures("thumbnails", found[:: max(1, len(found) // MAX_PICTURES)], side=200)
+    if "lerobot" in artifact.summary:
+        shown["cameras"] = table(artifact.summary["lerobot"]["all_cameras"])
+    return shown
 
 
 def _frames(artifact: FrameSet) -> dict[str, Any]:
