@@ -13,8 +13,10 @@ from splat_assets.defs.compressed_splat import compressed_splat
 from splat_assets.defs.drop_box import drop_boxes
 from splat_assets.defs.executors import select_executor
 from splat_assets.defs.frames import frames
+from splat_assets.defs.housekeeping import clean_up, nightly_clean_up
 from splat_assets.defs.hub_sensors import changed_hub_repos, new_hub_repos
 from splat_assets.defs.jobs import add_dataset, recompress, reconstruct
+from splat_assets.defs.notifications import deliver_notifications, notify_failure, notify_success
 from splat_assets.defs.raw_dataset import raw_dataset
 from splat_assets.defs.resources import ComputeResource, RegistryResource, StoreResource
 from splat_assets.defs.runner import RETRY_SEC, StageRunner
@@ -46,7 +48,8 @@ def build_defs(
     }
     return dg.Definitions(
         assets=[raw_dataset, frames, camera_poses, trained_splat, compressed_splat],
-        jobs=[reconstruct, recompress, add_dataset],
+        jobs=[reconstruct, recompress, add_dataset, clean_up],
+        schedules=[nightly_clean_up],
         sensors=[
             registry_partitions,
             launch_added,
@@ -55,6 +58,9 @@ def build_defs(
             drop_boxes,
             keep_current_cpu,
             keep_current_gpu,
+            notify_success,
+            notify_failure,
+            deliver_notifications,
         ],
         resources={
             **shared,

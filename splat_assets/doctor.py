@@ -102,7 +102,7 @@ def _data_root(settings: Settings) -> Finding:
 
 
 def _dagster() -> Finding:
-    from splat_assets.launch import instance_home
+    from splat_assets.instance import instance_home
 
     versions = {name: version(name) for name in ("dagster", "dagster-webserver")}
     home = instance_home()

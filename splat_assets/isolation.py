@@ -27,6 +27,7 @@ from splat_assets.progress import Progress, Report
 
 GRACE_SEC = 4.0
 _PR_SET_PDEATHSIG = 1
+SCRATCH_PREFIX = "splat-assets-"
 
 
 class ChildCrashedError(RuntimeError):
@@ -38,6 +39,7 @@ def run_isolated(
     *,
     progress: Progress,
     lock: Path | None = None,
+    holder: str = "",
     log: Path | None = None,
     **kwargs: Any,
 ) -> Any:
@@ -47,6 +49,7 @@ def run_isolated(
         target: `"package.module:function"`; the function must accept a `progress` argument.
         progress: the reports are forwarded to it; its cancel is forwarded to the child.
         lock: a file the child locks while it runs (one holder per device), waiting its turn.
+        holder: what those who wait for the lock are told about this one.
         log: a file that receives what the child prints; its own stdout and stderr when None.
         kwargs: pickled to the child.
 
@@ -56,10 +59,10 @@ def run_isolated(
         KeyboardInterrupt (or what the host raises for a stop): re-raised after the child is gone.
     """
     read_fd, write_fd = os.pipe()
-    with tempfile.TemporaryDirectory(prefix="splat-assets-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
         call = Path(scratch) / "call.pickle"
         answer = Path(scratch) / "answer.pickle"
-        call.write_bytes(pickle.dumps((target, kwargs, str(lock) if lock else None)))
+        call.write_bytes(pickle.dumps((target, kwargs, (str(lock) if lock else None, holder))))
         command = [sys.executable, "-m", "splat_assets.isolation"]
         command += [str(call), str(answer), str(write_fd), str(os.getpid())]
         with contextlib.ExitStack() as stack:
@@ -72,6 +75,7 @@ def run_isolated(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                start_new_session=True,  # what it starts itself can then be ended with it
             )
         os.close(write_fd)
         try:
@@ -137,9 +141,9 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         pass
     finally:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
+        with contextlib.suppress(ProcessLookupError):  # the child, and whatever it started
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 def _describe_exit(target: str, code: int) -> str:
@@ -151,7 +155,7 @@ def _describe_exit(target: str, code: int) -> str:
     return f"{stage} ended without a result (exit code {code}); its log says more."
 
 
-def die_with_parent(parent_pid: int) -> None:
+def die_with_parent(parent_pid: int, by: signal.Signals = signal.SIGKILL) -> None:
     """Have the kernel kill this process when its parent ends (Linux; elsewhere a no-op).
 
     To the kernel the parent is the *thread* that started this process: start it from one that
@@ -161,16 +165,19 @@ def die_with_parent(parent_pid: int) -> None:
         return
     import ctypes
 
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, by)
     if os.getppid() != parent_pid:  # it ended before the call above
         os._exit(1)
 
 
 @contextlib.contextmanager
-def exclusive(lock: Path | None, progress: Progress, *, what: str = "") -> Iterator[None]:
+def exclusive(
+    lock: Path | None, progress: Progress, *, what: str = "", holder: str = ""
+) -> Iterator[None]:
     """Hold an OS lock on the file `lock`; the kernel frees it however the holder ends.
 
-    While another process holds it, waits (open to cancel) and says so; `what` names that process.
+    While another process holds it, waits (open to cancel) and says for whom: `what`, else what that
+    process wrote into the file as its `holder`.
     """
     if lock is None:
         yield
@@ -179,7 +186,7 @@ def exclusive(lock: Path | None, progress: Progress, *, what: str = "") -> Itera
     import time
 
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as stream:
+    with lock.open("a+", encoding="utf-8") as stream:
         told = False
         while True:
             try:
@@ -187,11 +194,17 @@ def exclusive(lock: Path | None, progress: Progress, *, what: str = "") -> Itera
                 break
             except BlockingIOError:
                 if not told:
-                    held = what or f"another process that holds {lock.name}"
+                    stream.seek(0)
+                    noted = stream.read().strip()
+                    held = what or noted or f"another process that holds {lock.name}"
                     progress.update(0.0, f"Waiting for {held}")
                     told = True
                 progress.check()
                 time.sleep(0.2)
+        if holder:
+            stream.truncate(0)
+            stream.write(f"{holder} (process {os.getpid()})\n")
+            stream.flush()
         yield
 
 
@@ -202,7 +215,7 @@ def _child_main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     # Ctrl-C reaches the whole foreground group; the parent decides, and asks by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    target, kwargs, lock = pickle.loads(Path(call).read_bytes())
+    target, kwargs, (lock, holder) = pickle.loads(Path(call).read_bytes())
     out = os.fdopen(int(write_fd), "w", encoding="utf-8", buffering=1)
 
     def send(report: Report) -> None:
@@ -214,7 +227,7 @@ def _child_main() -> None:
     outcome: tuple[str, Any]
     try:
         module, _, name = target.partition(":")
-        with exclusive(Path(lock) if lock else None, progress):
+        with exclusive(Path(lock) if lock else None, progress, holder=holder):
             outcome = ("ok", getattr(import_module(module), name)(progress=progress, **kwargs))
     except (Cancelled, UserError, TransientError) as error:
         outcome = ("error", error)

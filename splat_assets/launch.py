@@ -1,16 +1,12 @@
 """Launching runs from a terminal or a script, recorded in the project's Dagster instance.
 
 The same jobs, gates and history as in the web UI, but executed in this process: no daemon or web
-server need run. Also starts those (`dev`) and says where every asset of a dataset stands.
+server need run. Also says where every asset of a dataset stands.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +16,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.execution.plan.objects import StepFailureData
 
-from splat_assets.artifacts.manifest import Manifest, write_text_atomic
+from splat_assets.artifacts.manifest import Manifest
 from splat_assets.artifacts.store import ArtifactStore
 from splat_assets.datasets.registry import Registry
 from splat_assets.datasets.spec import DatasetSpec
@@ -29,29 +25,16 @@ from splat_assets.defs.runner import USER_ERROR
 from splat_assets.defs.sensors import IN_PROGRESS, PARTITION_TAG, partitions_in_progress
 from splat_assets.errors import Cancelled, UserError
 from splat_assets.gaussians.splat_model import CHECKPOINT
+from splat_assets.housekeeping import used_bytes
+from splat_assets.instance import PROCESS_TAG, close_dead_runs, open_instance, this_process
 from splat_assets.progress import Report
 from splat_assets.settings import load_settings
 from splat_assets.stages import ASSETS, status
 
-CONFIG = "dagster.yaml"
-WORKSPACE = "workspace.yaml"
-DEFAULT_WORKSPACE = """\
-load_from:
-  - python_module: {module_name: splat_assets.definitions, location_name: splat_assets}
-"""
 PARTITIONS = "dataset"
-# host:pid:start of the terminal that executes a run; the UI hides tags with this prefix
-PROCESS_TAG = ".dagster/splat_process"
 REPOSITORY_TAG = ".dagster/repository"  # the UI lists runs of a code location by this
 LOCATION = "__repository__@splat_assets"
 STOPPED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
-NO_LOG_CAPTURE = {
-    "compute_logs": {
-        "module": "dagster._core.storage.noop_compute_log_manager",
-        "class": "NoOpComputeLogManager",
-        "config": {},
-    }
-}
 
 
 @dataclass(frozen=True)
@@ -74,42 +57,6 @@ class RunOutcome:
     failed_checks: list[FailedCheck] = field(default_factory=list)
     error: str | None = None  # why it failed, in a sentence
     log: Path | None = None  # what the failed step printed
-
-
-# --- the instance ---------------------------------------------------------------------------------
-
-
-def instance_home() -> Path:
-    """The folder of the Dagster instance: `$DAGSTER_HOME`, else here, else one per user.
-
-    "Here" counts when the working folder has a `dagster.yaml` (a clone of the project); otherwise
-    a folder below the user's data folder is used, and given a default `dagster.yaml`.
-    """
-    named = os.environ.get("DAGSTER_HOME")
-    if named:
-        return Path(named).expanduser().resolve()
-    if Path(CONFIG).is_file():
-        return Path.cwd()
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    home = Path(base).expanduser() / "splat-assets"
-    if not (home / CONFIG).is_file():
-        template = Path(__file__).parent / "defs" / "instance.yaml"
-        text = template.read_text(encoding="utf-8").replace(".dagster", str(home / ".dagster"))
-        home.mkdir(parents=True, exist_ok=True)
-        (home / CONFIG).write_text(text, encoding="utf-8")
-    return home
-
-
-@contextmanager
-def open_instance(*, capture_logs: bool = True) -> Iterator[dg.DagsterInstance]:
-    """The project's instance. Without log capture, steps print to this terminal as usual."""
-    from dagster._core.instance.ref import InstanceRef
-
-    overrides: Any = None if capture_logs else NO_LOG_CAPTURE
-    with dg.DagsterInstance.from_ref(
-        InstanceRef.from_dir(str(instance_home()), overrides=overrides)
-    ) as instance:
-        yield instance
 
 
 # --- datasets -------------------------------------------------------------------------------------
@@ -166,6 +113,7 @@ def asset_states(name: str) -> dict[str, Any]:
         "source": spec.source,
         "preset": spec.preset,
         "revision": raw.summary.get("revision", "") if raw else "",
+        "disk_bytes": used_bytes(store.local / spec.name),
         "assets": assets,
     }
 
@@ -219,63 +167,12 @@ def run_chain(
                     "ops": {asset: {"config": {"force": force}} for asset in chosen},
                     "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                 },
-                tags={PROCESS_TAG: _this_process(), REPOSITORY_TAG: LOCATION},
+                tags={PROCESS_TAG: this_process(), REPOSITORY_TAG: LOCATION},
             )
         except KeyboardInterrupt:
             _mark_canceled(instance, run_id)
             raise Cancelled(_stopped(name)) from None
         return _outcome(result, instance, spec, chosen)
-
-
-def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs of terminals that were killed as failed and free what they held; their ids.
-
-    Nobody else would: Dagster watches only the run workers that it started itself.
-    """
-    import psutil
-
-    closed = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS)):
-        host, _, process = run.tags.get(PROCESS_TAG, "").partition(":")
-        if host != socket.gethostname() or not process:
-            continue
-        pid, _, started = process.partition(":")
-        try:
-            alive = abs(psutil.Process(int(pid)).create_time() - float(started)) < 2.0
-        except (psutil.NoSuchProcess, ValueError):
-            alive = False
-        if not alive:
-            instance.report_run_failed(run, "The terminal that executed this run was killed.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            closed.append(run.run_id)
-    return closed
-
-
-def dev(*, port: int = 3000, host: str = "127.0.0.1") -> None:
-    """Replace this process by Dagster's web UI and daemon on the project's instance.
-
-    Ends with Ctrl-C. Never returns. The code location is the one of the `workspace.yaml` here or in
-    the instance's folder; the project's own where there is none.
-    """
-    home = instance_home()
-    with open_instance() as instance:
-        close_dead_runs(instance)
-    # A shell's background job ignores Ctrl-C, and Dagster maps SIGTERM onto that: nothing but
-    # SIGKILL would end it, and leave its children behind.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    environment = {
-        **os.environ,
-        "DAGSTER_HOME": str(home),
-        "DAGSTER_DISABLE_TELEMETRY": "1",
-    }
-    places = [Path(WORKSPACE), home / WORKSPACE]
-    workspace = next((path for path in places if path.is_file()), None)
-    if workspace is None:
-        workspace = home / WORKSPACE
-        write_text_atomic(workspace, DEFAULT_WORKSPACE)
-    command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace)]
-    command += ["--port", str(port), "--host", host]
-    os.execve(sys.executable, command, environment)
 
 
 # --- helpers --------------------------------------------------------------------------------------
@@ -434,9 +331,3 @@ def _new_run_id() -> str:
     import uuid
 
     return str(uuid.uuid4())
-
-
-def _this_process() -> str:
-    import psutil
-
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.1f}"

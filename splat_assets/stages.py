@@ -340,7 +340,10 @@ def _call(
     if stage.beside and target == stage.function:
         _load(stage.beside)()
     lock = device_lock(compute, store) if stage.resumable and compute else None
-    return run_isolated(target, progress=progress, lock=lock, log=log, **arguments)
+    holder = (
+        f"{stage.asset} of {out.parent.parent.name}, which uses {compute.device}" if compute else ""
+    )
+    return run_isolated(target, progress=progress, lock=lock, holder=holder, log=log, **arguments)
 
 
 def device_lock(compute: Compute, store: ArtifactStore) -> Path:

@@ -1,7 +1,8 @@
 """What was tried and failed: one small file beside an asset, so that nothing is tried for ever.
 
-The file says which work failed (the key of its inputs, options and code), why, and how often. Whoever
-launches work by itself asks it first; a success, or a change of what is wanted, makes it void.
+The file says which work failed (the key of its inputs, options and code), why, and how often.
+Whoever launches work by itself asks it first; a success, or a change of what is wanted, makes it
+void.
 """
 
 from __future__ import annotations

@@ -153,11 +153,6 @@ class ArtifactStore:
         """Where a run keeps its log or progress beside the artifact; the oldest are swept."""
         return self.folder(dataset, asset) / ".runs" / f"{run_id}{suffix}"
 
-    def bytes_used(self, dataset: str) -> int:
-        """Local bytes of a dataset: all versions, caches and unfinished work."""
-        files = (p for p in (self.local / dataset).rglob("*") if p.is_file())
-        return sum(path.lstat().st_size for path in files)
-
     # --- writing -------------------------------------------------------------------------------
 
     @contextlib.contextmanager

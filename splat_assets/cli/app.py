@@ -18,6 +18,7 @@ from splat_assets.cli import (
     convert_command,
     dataset_commands,
     file_commands,
+    gc_command,
     machine_commands,
     run_commands,
     watch_commands,
@@ -82,6 +83,7 @@ for _module in (
     watch_commands,
     file_commands,
     convert_command,
+    gc_command,
     machine_commands,
 ):
     _module.register(app)

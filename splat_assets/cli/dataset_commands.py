@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from splat_assets.cli import options
-from splat_assets.cli.output import say, say_json, say_table, show_seconds, warn
+from splat_assets.cli.output import say, say_json, say_table, show_bytes, show_seconds, warn
 
 
 def register(app: typer.Typer) -> None:
@@ -129,7 +129,8 @@ def _say_states(states: dict[str, Any]) -> None:
     from splat_assets.cli.figures import headline
 
     revision = f" @ {states['revision'][:12]}" if states["revision"] else ""
-    say(f"{states['name']}  ({states['source']}{revision}, preset {states['preset']})")
+    size = f", {show_bytes(states['disk_bytes'])} on disk" if states["disk_bytes"] else ""
+    say(f"{states['name']}  ({states['source']}{revision}, preset {states['preset']}{size})")
     rows = []
     for asset, shown in states["assets"].items():
         made = bool(shown.get("run_id"))

@@ -40,6 +40,6 @@ def dev(
     host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on."),
 ) -> None:
     """Start the web UI and the daemon. Ctrl-C ends them."""
-    from splat_assets.launch import dev as start
+    from splat_assets.services import run_services
 
-    start(port=port, host=host)
+    run_services(port=port, host=host)

@@ -17,13 +17,14 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import dagster as dg
 
 from splat_assets.artifacts.attempts import failed_attempt
 from splat_assets.artifacts.store import ArtifactStore
-from splat_assets.datasets.registry import Registry
+from splat_assets.datasets.registry import SUFFIX, Registry
 from splat_assets.datasets.spec import DatasetSpec
 from splat_assets.defs.partitions import DATASETS
 from splat_assets.errors import UserError
@@ -57,8 +58,6 @@ class SettingsChanged(dg.AutomationCondition[dg.AssetKey]):
         return "settings_changed"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        now = time.time_ns() - CLOCK_GRAIN_NS
-        before = int(context.cursor) if context.cursor else now
         asset = context.key.to_user_string()
 
         def differs(spec: DatasetSpec, store: ArtifactStore) -> bool:
@@ -66,8 +65,8 @@ class SettingsChanged(dg.AutomationCondition[dg.AssetKey]):
             wanted = wanted_identity(asset, spec, store)
             return made is None or settings_difference(made, wanted) is not None
 
-        names = _written_since(_registry(), before)
-        return _result(context, _where(differs, names & _keys(context)), cursor=str(now))
+        names, after = _written_since(_registry(), int(context.cursor or 0))
+        return _result(context, _where(differs, names & _keys(context)), cursor=str(after))
 
 
 class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
@@ -234,20 +233,51 @@ def _registry() -> Registry:
     return Registry(load_settings().registry_folder)
 
 
-def _written_since(registry: Registry, before: int) -> set[str]:
-    """Datasets whose file was written after `before` (nanoseconds since the epoch).
+def _written_since(registry: Registry, before: int) -> tuple[set[str], int]:
+    """Datasets whose file was written after `before`, and the `before` to ask with next time.
 
-    By the inode's change time: a file copied or unpacked with an old date counts as new, too.
+    Both are nanoseconds since the epoch. Locally the inode's change time counts, so that a file
+    copied or unpacked with an old date is new, too; in a bucket, the storage's own clock.
     """
-    found = set()
+    if "://" in str(registry.folder):
+        stamps = _bucket_stamps(str(registry.folder))
+        after = max(stamps.values(), default=0)
+    else:
+        after = time.time_ns() - CLOCK_GRAIN_NS
+        stamps = _folder_stamps(Path(registry.folder))
+    if not before:  # switched on just now: nothing is new
+        return set(), after
+    return {name for name, stamp in stamps.items() if stamp > before}, after
+
+
+def _folder_stamps(folder: Path) -> dict[str, int]:
     try:
-        with os.scandir(registry.folder) as entries:
-            for entry in entries:
-                name, dot, suffix = entry.name.rpartition(".")
-                if dot + suffix == ".yaml" and entry.stat().st_ctime_ns > before:
-                    found.add(name)
+        with os.scandir(folder) as entries:
+            return {
+                entry.name.removesuffix(SUFFIX): entry.stat().st_ctime_ns
+                for entry in entries
+                if entry.name.endswith(SUFFIX)
+            }
     except FileNotFoundError:
-        pass
+        return {}
+
+
+def _bucket_stamps(url: str) -> dict[str, int]:
+    import fsspec
+
+    fs, path = fsspec.url_to_fs(url)
+    fs.invalidate_cache()
+    try:
+        entries = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return {}
+    found = {}
+    for entry in entries:
+        name = entry["name"].rpartition("/")[2]
+        stamp = entry.get("LastModified") or entry.get("mtime") or entry.get("created")
+        if name.endswith(SUFFIX) and stamp is not None:
+            seconds = stamp.timestamp() if hasattr(stamp, "timestamp") else float(stamp)
+            found[name.removesuffix(SUFFIX)] = int(seconds * 1e9)
     return found
 
 

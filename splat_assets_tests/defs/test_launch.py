@@ -12,6 +12,7 @@ import dagster as dg
 import psutil
 import pytest
 
+from splat_assets import instance as project_instance
 from splat_assets import launch
 from splat_assets.datasets.spec import make_spec
 from splat_assets.errors import UserError
@@ -45,7 +46,7 @@ def test_chain_runs_is_recorded_and_then_has_nothing_to_do(project: Path) -> Non
     assert outcome.assets["trained_splat"]["psnr_db"] == 25.0
     assert Path(outcome.assets["compressed_splat"]["path"]).is_dir()
     assert list(dict.fromkeys(asset for asset, _ in seen)) == list(ASSETS)
-    with launch.open_instance() as instance:
+    with project_instance.open_instance() as instance:
         run = instance.get_run_by_id(outcome.run_id)
         assert run is not None and run.status == dg.DagsterRunStatus.SUCCESS
         assert run.tags["dagster/partition"] == "garden"
@@ -103,7 +104,7 @@ def test_ctrl_c_marks_the_run_canceled_and_the_next_resumes(project: Path) -> No
     rest, _ = process.communicate(timeout=20)
     assert process.returncode == 130
     assert rest.splitlines()[-1].startswith("Stopped. What was finished is kept")
-    with launch.open_instance() as instance:
+    with project_instance.open_instance() as instance:
         (run,) = instance.get_runs()
         assert run.status == dg.DagsterRunStatus.CANCELED
         assert not instance.event_log_storage.get_concurrency_info("gpu").claimed_slots
@@ -126,7 +127,7 @@ def test_kill_leaves_no_child_and_the_next_run_cleans_up_and_resumes(project: Pa
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
     outcome = launch.run_chain("garden", definitions=defs)
     assert outcome.assets["trained_splat"]["resumed_from_step"] >= 8
-    with launch.open_instance() as instance:
+    with project_instance.open_instance() as instance:
         statuses = [run.status for run in instance.get_runs()]
         assert statuses == [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
@@ -137,7 +138,7 @@ def test_remove_forgets_but_keeps_artifacts_unless_asked(project: Path) -> None:
     launch.remove_dataset("garden")
     path = Path(outcome.assets["raw_dataset"]["path"])
     assert path.is_dir()
-    with launch.open_instance() as instance:
+    with project_instance.open_instance() as instance:
         assert instance.get_dynamic_partitions("dataset") == []
     add()
     launch.remove_dataset("garden", artifacts=True)
@@ -147,15 +148,15 @@ def test_remove_forgets_but_keeps_artifacts_unless_asked(project: Path) -> None:
 def test_instance_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """$DAGSTER_HOME, else a folder with dagster.yaml, else a folder per user that works at once."""
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "named"))
-    assert launch.instance_home() == tmp_path / "named"
+    assert project_instance.instance_home() == tmp_path / "named"
     monkeypatch.delenv("DAGSTER_HOME")
     monkeypatch.chdir(ROOT)
-    assert launch.instance_home() == ROOT
+    assert project_instance.instance_home() == ROOT
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
-    home = launch.instance_home()
+    home = project_instance.instance_home()
     assert home == tmp_path / "share" / "splat-assets"
-    with launch.open_instance() as instance:
+    with project_instance.open_instance() as instance:
         instance.add_dynamic_partitions("dataset", ["x"])
     assert (home / ".dagster" / "storage").is_dir()
     assert not (tmp_path / ".dagster").exists()

@@ -7,7 +7,10 @@ processes takes most of the time.
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +26,7 @@ from splat_assets.progress import silent
 from splat_assets.stages import ASSETS, run_stage
 from splat_assets_tests.dagster_services import Dagster, services, wait_for
 from splat_assets_tests.defs.fake_stages import FUNCTIONS
+from splat_assets_tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
 MODULE = "splat_assets_tests.defs.fake_definitions"
@@ -95,6 +99,62 @@ def test_killed_worker_leaves_no_child_and_is_resumed(dagster: Dagster) -> None:
     wait_for(lambda: run_id not in dagster.slot_holders("gpu"), 20, "the slot to be free")
 
 
+def test_killed_step_fails_the_run_with_its_reason_and_frees_the_slot(dagster: Dagster) -> None:
+    prepare(dagster, "step", "steps=1", ASSETS)
+    before = store(dagster).current("step", "trained_splat")
+    prepare(dagster, "step", "steps=200&step_sec=0.1", BEFORE_TRAINING)
+    add(dagster, "step")
+    run_id = dagster.launch("reconstruct", "step", assets=("trained_splat",))
+    wait_for(lambda: checkpoint(dagster, "step") >= 3, 90, "three steps")
+    child, step_process = trainer(dagster, "step")
+    step_process.kill()
+    psutil.wait_procs([child], timeout=5)
+    assert not child.is_running()
+    assert dagster.wait(run_id) == "FAILURE"
+    assert "crashed" in failure_text(dagster, run_id) or "exit" in failure_text(dagster, run_id)
+    wait_for(lambda: run_id not in dagster.slot_holders("gpu"), 20, "the slot to be free")
+    assert store(dagster).current("step", "trained_splat") == before
+
+
+def test_only_one_daemon_per_instance(dagster: Dagster) -> None:
+    start = "from splat_assets.services import run_services; run_services(port=1)"
+    second = subprocess.run(
+        [sys.executable, "-c", start],
+        env={**os.environ, "DAGSTER_HOME": str(dagster.home), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert second.returncode != 0
+    assert f"is served already, by process {dagster.process.pid}" in second.stderr
+
+
+def test_killed_daemon_comes_back_and_the_training_ends_well_or_is_repeated(
+    dagster: Dagster,
+) -> None:
+    prepare(dagster, "orphan", "steps=60&step_sec=0.1", BEFORE_TRAINING)
+    add(dagster, "orphan")
+    run_id = dagster.launch("reconstruct", "orphan", assets=("trained_splat",))
+    wait_for(lambda: checkpoint(dagster, "orphan") >= 3, 90, "three steps")
+    (daemon,) = dagster.processes("dagster._daemon")
+    daemon.kill()
+    daemon.wait(5)
+
+    def new_daemon() -> bool:
+        found = [p for p in dagster.processes("dagster._daemon") if p.pid != daemon.pid]
+        return len(found) == 1
+
+    wait_for(new_daemon, 60, "another daemon")
+    wait_for(lambda: answers(dagster), 90, "the web server")
+
+    def trained() -> bool:
+        return store(dagster).current("orphan", "trained_splat") is not None
+
+    wait_for(trained, 90, "the training, by this run or its retry")
+    wait_for(lambda: run_id not in dagster.slot_holders("gpu"), 30, "the slot to be free")
+    assert dagster.wait(run_id) in ("SUCCESS", "FAILURE")
+    assert len([p for p in dagster.processes(CHILD) if "trained_splat" in str(p.cmdline())]) == 0
+
+
 def test_cancel_frees_the_slot_and_keeps_the_previous_artifact(dagster: Dagster) -> None:
     """Even inside native code that never looks up: gone within seconds."""
     prepare(dagster, "stopped", "steps=1", ASSETS)
@@ -149,6 +209,25 @@ def trainer(dagster: Dagster, name: str) -> tuple[psutil.Process, psutil.Process
         if arguments["out"].parent == folder:
             return child, child.parent()
     raise AssertionError(f"nothing trains {name}")
+
+
+def answers(dagster: Dagster) -> bool:
+    try:
+        return bool(dagster.query("{ version }"))
+    except OSError:
+        return False
+
+
+def failure_text(dagster: Dagster, run_id: str) -> str:
+    """Messages of the run's failure events."""
+    events = dagster.query(
+        """query($id: ID!) { runOrError(runId: $id) { ... on Run { eventConnection { events {
+        __typename ... on MessageEvent { message }
+        ... on ExecutionStepFailureEvent { error { message } } } } } } }""",
+        id=run_id,
+    )["runOrError"]["eventConnection"]["events"]
+    failures = [e for e in events if "Failure" in e["__typename"]]
+    return " ".join(f"{e.get('message')} {(e.get('error') or {}).get('message')}" for e in failures)
 
 
 def worker_pid(dagster: Dagster, run_id: str) -> int:
