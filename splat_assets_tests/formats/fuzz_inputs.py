@@ -138,7 +138,8 @@ def _old_spz(degree: int, version: int = 2) -> bytes:
     rng = np.random.default_rng(degree)
     rest = (degree + 1) ** 2 - 1
     head = struct.pack("<IIIBBBB", 0x5053474E, version, _COUNT, degree, 12, 1, 0)
-    return gzip.compress(head + rng.bytes(_COUNT * (9 + 1 + 3 + 3 + 3 + 3 * rest)))
+    body = rng.bytes(_COUNT * (9 + 1 + 3 + 3 + 3 + 3 * rest))
+    return gzip.compress(head + body, mtime=0)
 
 
 def _streamed(degree: int, folder: Path) -> bytes:
@@ -274,7 +275,7 @@ def _float_body(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _gunzipped(data: bytes, rng: np.random.Generator) -> bytes:
-    return gzip.compress(_any_bytes(gzip.decompress(data), rng), 1)
+    return gzip.compress(_any_bytes(gzip.decompress(data), rng), 1, mtime=0)
 
 
 def _gzip_bomb(data: bytes, rng: np.random.Generator) -> bytes:
