@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -163,6 +165,7 @@ def measure_daemon(folder: Path, num_ticks: int, kills: int) -> None:
                 break
             if ended * kills >= (killed + 1) * num_ticks:
                 killed += 1
+                print(f"killed at tick {ended}, {number} arrived", file=sys.stderr, flush=True)
                 daemon.kill()
                 daemon.start()
             if number < 30 and ended * 30 >= number * num_ticks:
@@ -196,6 +199,7 @@ def main() -> None:
     parser.add_argument("--ticks", type=int, default=100)
     parser.add_argument("--kills", type=int, default=8)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the daemon ends with us
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.environ["HF_HOME"] = str(folder / "hf")

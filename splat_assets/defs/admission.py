@@ -15,7 +15,7 @@ from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
 from splat_assets.datasets.spec import DatasetSpec
 from splat_assets.defs.jobs import DATASET_TAG
 from splat_assets.defs.partitions import DATASETS
-from splat_assets.defs.sensors import PARTITION_TAG
+from splat_assets.defs.sensors import IN_PROGRESS, PARTITION_TAG
 from splat_assets.watching.decide import how_many_runs
 from splat_assets.watching.ledger import Entry, Ledger
 from splat_assets.watching.watch_list import MAX_RUNS_PER_TICK, Limits, Watch
@@ -79,6 +79,10 @@ class Admission:
         """Of these datasets, those that any run was ever made for (by hand, by a backfill)."""
         return self._tags_of_runs(PARTITION_TAG, list(names))
 
+    def busy(self, names: Iterable[str]) -> set[str]:
+        """Of these datasets, those that a run not yet ended works on."""
+        return self._tags_of_runs(PARTITION_TAG, list(names), statuses=IN_PROGRESS)
+
     def ask(self, entry: Entry, version: str, spec: DatasetSpec) -> None:
         """Ask for the run of a version; its dataset must be registered."""
         self._ledger.set(
@@ -114,10 +118,13 @@ class Admission:
         if wanted:
             self._instance.add_dynamic_partitions(DATASETS.name or "dataset", wanted)
 
-    def _tags_of_runs(self, tag: str, values: list[str]) -> set[str]:
-        """Which of these values some run carries in a tag."""
+    def _tags_of_runs(
+        self, tag: str, values: list[str], statuses: Sequence[dg.DagsterRunStatus] = ()
+    ) -> set[str]:
+        """Which of these values some run (of these statuses) carries in a tag."""
         found = set()
         for start in range(0, len(values), CHUNK):
-            filters = dg.RunsFilter(tags={tag: values[start : start + CHUNK]})
+            chunk = values[start : start + CHUNK]
+            filters = dg.RunsFilter(tags={tag: chunk}, statuses=list(statuses) or None)
             found |= {run.tags[tag] for run in self._instance.get_runs(filters)}
         return found

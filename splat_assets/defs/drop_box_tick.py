@@ -12,7 +12,6 @@ from splat_assets.datasets.registry import Registry
 from splat_assets.defs.admission import Admission
 from splat_assets.defs.drop_box import NAME
 from splat_assets.defs.hub_sensors import result
-from splat_assets.defs.sensors import partitions_in_progress
 from splat_assets.errors import TransientError, UserError
 from splat_assets.watching.decide import NEVER
 from splat_assets.watching.drop_box import (
@@ -37,7 +36,6 @@ def drop_box_tick(
     deadline = time.monotonic() + SCAN_SEC
     places = _places(context.cursor)
     notes: list[str] = list(watches.problems)
-    busy = partitions_in_progress(context.instance)
     with open_ledger(registry) as ledger:
         admission = Admission(
             context.instance, ledger, NAME, watches.limits, sensors=(NAME,), now=now
@@ -47,7 +45,7 @@ def drop_box_tick(
         for box in watches.drop_boxes:
             try:
                 places[box.name] = _look(ledger, box, places.get(box.name, ""), deadline, now)
-                _admit(admission, registry, ledger, box, busy, notes, now)
+                _admit(admission, registry, ledger, box, notes, now)
             except (UserError, TransientError) as error:
                 notes.append(str(error))
         told = [f"{box.name}: {_counts(ledger, box)}" for box in watches.drop_boxes]
@@ -82,7 +80,6 @@ def _admit(
     registry: Registry,
     ledger: Ledger,
     box: DropBox,
-    busy: set[str],
     notes: list[str],
     now: float,
 ) -> None:
@@ -108,7 +105,9 @@ def _admit(
             ledger.set(entry.key, state="current", done=entry.head)
         else:
             _ask(admission, registry, ledger, entry, entry.head, notes)
-    for entry in ledger.moved(box.name, due=now, limit=admission.room(box)):
+    moved = ledger.moved(box.name, due=now, limit=admission.room(box))
+    busy = admission.busy(entry.name for entry in moved)
+    for entry in moved:
         if entry.name not in busy and entry.seen == now:
             try:
                 check_readable(entry.label)

@@ -17,7 +17,6 @@ from splat_assets.datasets.registry import Registry
 from splat_assets.datasets.spec import DatasetSpec
 from splat_assets.defs.admission import Admission
 from splat_assets.defs.hub_sensors import CHANGED, NEW, SENSORS, result
-from splat_assets.defs.sensors import partitions_in_progress
 from splat_assets.errors import UserError
 from splat_assets.watching.decide import NEVER
 from splat_assets.watching.discover import (
@@ -102,7 +101,7 @@ def changed_tick(
             _list(tick, "lastModified")
             tick.api.deadline = tick.began + LOOK_SEC
             _ask_again(tick, unmade)
-            _admit_changed(tick, store, partitions_in_progress(context.instance))
+            _admit_changed(tick, store)
         return _result(context, tick)
 
 
@@ -127,11 +126,12 @@ def _admit_new(tick: Tick, unmade: list[Entry]) -> None:
                 _ask(tick, entry, entry.head, spec)
 
 
-def _admit_changed(tick: Tick, store: ArtifactStore, busy: set[str]) -> None:
+def _admit_changed(tick: Tick, store: ArtifactStore) -> None:
     """Compare moved repositories and ask for the runs that follow. Raises `HubBusyError`."""
     for watch in in_turn(tick.watches.hub, tick.cursor.turn):
         moved = tick.ledger.moved(watch.name, due=tick.now, limit=CANDIDATES)
         have_runs = tick.admission.have_runs(entry.name for entry in moved)
+        busy = tick.admission.busy(entry.name for entry in moved)
         for entry in moved:
             if tick.admission.room(watch) == 0:
                 break
