@@ -161,14 +161,13 @@ def _read(paths: list[Path], chunk: int) -> dict[str, Any]:
 def _pictures(paths: list[Path], chunk: int) -> dict[str, Any]:
     from splat_assets.compression.quality import draw_views, psnr
     from splat_assets.compression.streamed_reader import read_lod_meta, read_streamed
-    from splat_assets.compression.views import frame_splat
     from splat_assets.compute import select_compute
     from splat_assets.gaussians.gaussians import Gaussians
     from splat_assets.gaussians.ply import read_ply
-    from splat_assets.viewing.camera import orbit_views
+    from splat_assets.viewing.camera import frame_points, orbit_views
 
     whole, compute = read_ply(paths[0]), select_compute("cpu")
-    views = orbit_views(*frame_splat(whole), count=8, size=400)[::4]
+    views = orbit_views(*frame_points(whole.means), count=8, size=400)[::4]
 
     def draw(g: Gaussians) -> list[np.ndarray]:
         return list(draw_views(g, views, background=(0, 0, 0), compute=compute))

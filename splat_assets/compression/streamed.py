@@ -38,7 +38,7 @@ from splat_assets.gaussians.cleanup import clean
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.transform import quat_to_matrix
 from splat_assets.progress import Progress, silent
-from splat_assets.viewing.camera import orbit_views
+from splat_assets.viewing.camera import frame_points, orbit_views
 
 STREAM_ABOVE = 1_000_000  # Gaussians; PlayCanvas advises streaming beyond 1 to 2 million
 _SHARE = 0.25  # of the Gaussians of one level in the next
@@ -275,9 +275,7 @@ class _Writer:
         probe, _ = clean(self._rows.take(chosen))
         if not len(probe):
             return Precision()
-        from splat_assets.compression.compress import frame_splat
-
-        sensitivity = measure_sensitivity(probe, orbit_views(*frame_splat(probe)))
+        sensitivity = measure_sensitivity(probe, orbit_views(*frame_points(probe.means)))
         return sensitivity.precision(PRESET_DB[self._options.preset])
 
     def _build(self, means: np.ndarray, index: np.ndarray) -> _Node:

@@ -145,13 +145,12 @@ def write_splat(path: Path | str, gaussians: Gaussians, progress: Progress | Non
 
         write_ply(path, gaussians)
     elif found.name == "sog":
-        from splat_assets.compression.compress import frame_splat
         from splat_assets.compression.sog_writer import write_bundle
         from splat_assets.compression.targets import encode_as_wished
         from splat_assets.datasets.options import CompressOptions
-        from splat_assets.viewing.camera import orbit_views
+        from splat_assets.viewing.camera import frame_points, orbit_views
 
-        views = orbit_views(*frame_splat(gaussians))
+        views = orbit_views(*frame_points(gaussians.means))
         options = CompressOptions.model_validate({})
         wished = encode_as_wished(gaussians, options, views, progress or silent())
         write_bundle(path, wished.encoded)

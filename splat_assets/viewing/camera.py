@@ -33,6 +33,15 @@ def pick_view(views: list[View], center: np.ndarray, up: np.ndarray | None = Non
     return views[int(np.argmax(aim - 0.25 * odd - _ROLL_WEIGHT * tilt))]
 
 
+def frame_points(means: np.ndarray) -> tuple[np.ndarray, float]:
+    """Middle [3] and radius of the box of all but the outermost of points [N, 3]."""
+    finite = means[np.isfinite(means).all(axis=1)]
+    if not len(finite):
+        return np.zeros(3), 1.0
+    low, high = np.quantile(finite.astype(np.float64), (0.02, 0.98), axis=0)
+    return (low + high) / 2, max(float(np.linalg.norm(high - low)) / 2, 1e-6)
+
+
 def orbit_views(
     center: np.ndarray,
     radius: float,

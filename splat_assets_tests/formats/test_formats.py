@@ -25,7 +25,7 @@ from splat_assets.formats.values import ABOUT_X
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.ply import read_ply
 from splat_assets.gaussians.transform import rotate
-from splat_assets.viewing.camera import orbit_views
+from splat_assets.viewing.camera import frame_points, orbit_views
 from splat_assets_tests.compression.splat_models import CPU
 from splat_assets_tests.compression.splats import covariances, random_splat
 from splat_assets_tests.paths import shared_data
@@ -318,15 +318,9 @@ def test_files_of_other_tools(name: str, count: int | None, degree: int | None) 
     for field in ("means", "quats", "scales", "opacities", "sh0", "shN"):
         assert np.isfinite(getattr(g, field)).all()
     np.testing.assert_allclose(np.linalg.norm(g.quats, axis=1), 1, atol=0.02)
-    view = orbit_views(*frame_of(g), size=64)[1]
+    view = orbit_views(*frame_points(g.means), size=64)[1]
     picture = next(draw_views(g, [view], background=(0, 0, 0), compute=CPU))
     assert np.isfinite(picture).all() and np.ptp(picture) > 0.2
-
-
-def frame_of(g: Gaussians) -> tuple[np.ndarray, float]:
-    """Middle and radius of most of it."""
-    low, high = np.quantile(g.means, (0.02, 0.98), axis=0)
-    return (low + high) / 2, max(float(np.linalg.norm(high - low)) / 2, 0.1)
 
 
 def test_spz_is_turned_upright() -> None:
