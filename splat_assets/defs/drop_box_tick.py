@@ -98,13 +98,8 @@ def _admit(
         admission.add_partitions([spec.name])
     if not box.launch:
         return
-    waiting = ledger.having("waiting", box.name, limit=admission.room(box), due=now)
-    have_runs = admission.have_runs(entry.name for entry in waiting)
-    for entry in waiting:
-        if entry.name in have_runs:  # somebody was faster
-            ledger.set(entry.key, state="current", done=entry.head)
-        else:
-            _ask(admission, registry, ledger, entry, entry.head, notes)
+    for entry in ledger.having("waiting", box.name, limit=admission.room(box), due=now):
+        _ask(admission, registry, ledger, entry, entry.head, notes)
     moved = ledger.moved(box.name, due=now, limit=admission.room(box))
     busy = admission.busy(entry.name for entry in moved)
     for entry in moved:

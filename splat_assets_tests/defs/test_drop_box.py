@@ -167,6 +167,13 @@ def test_a_killed_daemon_loses_and_doubles_nothing(world: Boxes, inbox: Path) ->
     assert len(keys) == len(set(keys)) == 30
 
 
+def test_a_lost_ledger_makes_no_new_runs(world: Boxes, inbox: Path) -> None:
+    pack_zip(inbox / "a.zip")
+    assert world.ticks(4) == ["a"]
+    (world.root / "datasets" / ".watch.sqlite").unlink()
+    assert world.ticks(6) == [] and "1 current" in world.said
+
+
 def test_a_box_too_large_for_one_tick_is_looked_through_over_several(
     world: Boxes, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
