@@ -122,7 +122,10 @@ def ray(folder: Path, environment: Mapping[str, str], *, cpus: int = 2) -> Itera
         ]
         command += [f"--port={port}", f"--num-cpus={cpus}", f"--temp-dir={scratch}"]
         command += [f"--memory={memory}", f"--object-store-memory={100 * 2**20}"]
-        command += ["--node-ip-address=127.0.0.1", "--include-dashboard=true"]
+        # Ray takes 127.0.0.1 for "find my address", and would listen on the network
+        loopback = "127.0.0.2" if sys.platform.startswith("linux") else "127.0.0.1"
+        command += [f"--node-ip-address={loopback}", "--include-dashboard=true"]
+        command += [f"--ray-client-server-port={free_port()}"]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         command += ["--dashboard-agent-listen-port", str(free_port())]
         variables = {

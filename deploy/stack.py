@@ -71,13 +71,15 @@ class Stack:
             raise UnavailableError(str(result["errors"]))
         return result["data"]
 
-    def launch(self, dataset: str, job: str = "reconstruct", *, url: str | None = None) -> str:
-        """Launch a job on a dataset, as the web UI does, and return the run's id."""
-        selector = {
+    def launch(self, dataset: str, *, assets: tuple[str, ...] = (), url: str | None = None) -> str:
+        """Launch the chain of a dataset, or only some assets, as the web UI does; the run's id."""
+        selector: dict[str, Any] = {
             "repositoryLocationName": LOCATION,
             "repositoryName": "__repository__",
-            "pipelineName": job,
+            "pipelineName": "reconstruct",
         }
+        if assets:
+            selector["assetSelection"] = [{"path": [asset]} for asset in assets]
         tags = [{"key": "dagster/partition", "value": dataset}]
         answer = self.query(
             """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename
