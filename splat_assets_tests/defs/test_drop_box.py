@@ -10,11 +10,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from splat_assets.artifacts.bucket import Bucket
 from splat_assets.datasets.spec import make_spec
 from splat_assets.defs.drop_box import drop_boxes
 from splat_assets.defs.drop_box_tick import drop_box_tick
 from splat_assets.defs.hub_sensors import load_watches
+from splat_assets.errors import SourceError
 from splat_assets.watching.watch_list import DropBox, make_watch
+from splat_assets_tests.s3_standin import BUCKET, s3_environment, s3_server, stumbling
 from splat_assets_tests.sources.samples import MP4, Fetcher, names, photos, splat_ply, write
 from splat_assets_tests.watching.ticking import World
 
@@ -211,6 +214,33 @@ def test_a_bucket(world: Boxes, tmp_path: Path, fetch: Fetcher) -> None:
     assert world.ticks(4) == ["room"]
     third = fetch(sources["room"], room)
     assert third.summary["downloaded_files"] == 1 and third.data_version != room.data_version
+
+
+def test_an_s3_bucket_that_fails_every_other_request(
+    world: Boxes, tmp_path: Path, fetch: Fetcher
+) -> None:
+    pytest.importorskip("s3fs", reason='s3fs is not installed: pip install "splat-assets[s3]"')
+    with (
+        s3_server() as endpoint,
+        stumbling(endpoint, lambda number, *_: "503" if number % 2 else None) as proxy,
+        s3_environment(proxy.url),
+    ):
+        place = Bucket(f"s3://{BUCKET}/inbox")
+        put = place.place("x").fs.pipe_file
+        place.patiently(
+            lambda: put(f"{BUCKET}/inbox/garden.zip", pack_zip(tmp_path / "g.zip").read_bytes())
+        )
+        for name, data in photos(12).items():
+            place.patiently(lambda n=name, d=data: put(f"{BUCKET}/inbox/room/images/{n}", d))
+        world.watch_file.add(make_watch(DropBox, path=f"s3://{BUCKET}/inbox", name="s3"))
+        assert sorted(world.ticks(4)) == ["garden", "room"]
+        room = fetch(world.registry.get("room").source)
+        assert len(names(room)) == 12
+        assert (room.files / "images/p07.jpg").read_bytes() == photos(12)["p07.jpg"]
+        assert fetch(world.registry.get("room").source, room).summary["unchanged"]
+        assert len(names(fetch(world.registry.get("garden").source))) == 3
+        with pytest.raises(SourceError, match="There is nothing at"):
+            fetch(f"s3://{BUCKET}/inbox/none")
 
 
 @pytest.fixture
