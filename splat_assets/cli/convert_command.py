@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 def convert(
     files: list[Path] = typer.Argument(
-        metavar="IN… OUT", help="Splat files to merge, then the file to write; endings say how."
+        metavar="IN… OUT",
+        help="Splat files to merge, then the file to write; endings say how. "
+        "A streamed SOG is FOLDER/lod-meta.json.",
     ),
     up: str | None = typer.Option(
         None, help="Which way is up in the inputs (y, -y, z, …) where a file has it wrong."
@@ -44,8 +46,9 @@ def convert(
     if len(files) < 2:
         raise UserError("Give the files to read and, last, the file to write.")
     *sources, target = files
-    writable_format(target)
-    options.check_output(target, force)
+    is_new = writable_format(target).name == "streamed-sog" and not target.exists()
+    # a streamed scene makes a folder of its own, in one that is there
+    options.check_output(target.absolute().parent.parent / target.name if is_new else target, force)
     count, share = _amount(decimate)
     edit = Edit(
         up=up,

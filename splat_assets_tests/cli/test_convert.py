@@ -26,6 +26,22 @@ def test_convert_and_info(cli: Cli, home: Path) -> None:
     assert "no view-dependent colour" in shown.stderr
 
 
+def test_a_streamed_scene(cli: Cli, home: Path) -> None:
+    """Straight from the file when nothing else is asked for, through memory otherwise."""
+    write_splat(home / "b.ply", two_tone_ball(120))
+    for arguments, count in (((), 120), (("--decimate", "60"), 60)):
+        target = home / f"scene{count}" / "lod-meta.json"
+        made = cli("convert", "b.ply", target, *arguments, "--json")
+        assert made.exit_code == 0, made.stderr
+        done = json.loads(made.stdout)
+        assert (done["format"], done["num_gaussians"]) == ("streamed-sog", count)
+        assert done["sh_degree"] == 1
+        on_disk = sum(p.stat().st_size for p in target.parent.rglob("*") if p.is_file())
+        assert done["bytes"] == on_disk
+        found = json.loads(cli("info", target.parent, "--json").stdout)
+        assert found["format"] == "streamed-sog" and found["num_gaussians"] == count
+
+
 def test_mistakes_are_one_sentence(cli: Cli, home: Path) -> None:
     write_splat(home / "a.splat", two_tone_ball(10))
     for arguments, sentence in (
