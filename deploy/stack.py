@@ -1,8 +1,8 @@
 """Everything a team runs, on this host: the servers, the code location, the daemon, two web UIs.
 
 A server whose address is in the environment already is used instead of starting a stand-in:
-`DAGSTER_PG_HOST` (with the other `DAGSTER_PG_…`), an `SPLAT_ASSETS_DATA` with `://` in it, and
-`RAY_API_SERVER_ADDRESS` or another `SPLAT_ASSETS_EXECUTOR` than Ray.
+`DAGSTER_PG_HOST` (with the other `DAGSTER_PG_…`), `SPLAT_ASSETS_DATA` (a folder does too), and
+`RAY_API_SERVER_ADDRESS` or `SPLAT_ASSETS_EXECUTOR`.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ def stack(
     port: int = 0,
     viewer_port: int = 0,
     module: str = MODULE,
+    config: Path = HERE / "dagster.yaml",
     tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Stack]:
     """Start what is not there yet; all of it has stopped when the block ends.
@@ -143,6 +144,7 @@ def stack(
         folder: state and logs; PostgreSQL's files are used again the next time.
         port, viewer_port: of the web UI and its read-only twin; any free ones when 0.
         module: the code location.
+        config: the instance's `dagster.yaml`.
         tell: receives a line for everything that is up.
 
     Raises `UnavailableError` when a server is not installed or does not start.
@@ -150,7 +152,7 @@ def stack(
     folder = folder.resolve()
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
-    shutil.copy(HERE / "dagster.yaml", home)
+    shutil.copy(config, home / "dagster.yaml")
     environment = {
         "SPLAT_ASSETS_DAGSTER_STATE": str(folder / "dagster"),
         "SPLAT_ASSETS_SCRATCH": str(folder / "scratch"),
@@ -166,7 +168,7 @@ def stack(
         if "DAGSTER_PG_HOST" not in os.environ:
             environment |= running.enter_context(postgres(folder))
             tell(f"PostgreSQL on port {environment['DAGSTER_PG_PORT']}")
-        if "://" not in os.environ.get("SPLAT_ASSETS_DATA", ""):
+        if "SPLAT_ASSETS_DATA" not in os.environ:
             environment |= running.enter_context(s3(folder))
             tell(f"S3 at {environment['AWS_ENDPOINT_URL']} (in memory: gone at the end)")
         if not {"RAY_API_SERVER_ADDRESS", "SPLAT_ASSETS_EXECUTOR"} & set(os.environ):
