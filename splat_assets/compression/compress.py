@@ -263,6 +263,8 @@ def _write_viewer(
     ]
     if "psnr_db" in figures:
         caption.append(f"{figures['psnr_db']:.1f} dB on held-out photos")
+    else:
+        caption.append(f"{figures['psnr_vs_splat_db']:.1f} dB to the uncompressed splat")
     try:
         write_viewer_html(
             out / "viewer.html",
