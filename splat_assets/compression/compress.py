@@ -15,12 +15,7 @@ from splat_assets.compression.compressed_splat import CompressedSplat
 from splat_assets.compression.presentation import write_report
 from splat_assets.compression.quality import Quality, choose_views, measure_loss
 from splat_assets.compression.sog_reader import read_sog
-from splat_assets.compression.sog_writer import (
-    EncodedSog,
-    importance,
-    write_bundle,
-    write_folder,
-)
+from splat_assets.compression.sog_writer import EncodedSog, write_bundle, write_folder
 from splat_assets.compression.streamed import (
     STREAM_ABOVE,
     StreamedSog,
@@ -28,6 +23,7 @@ from splat_assets.compression.streamed import (
     write_streamed,
 )
 from splat_assets.compression.targets import TargetedSog, encode_as_wished
+from splat_assets.compression.views import frame_splat as frame_splat
 from splat_assets.compute import Compute, peak_memory_bytes
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import TransientError, UserError
@@ -50,17 +46,17 @@ class _Scene:
     gaussians: Gaussians
     rotation: np.ndarray | None  # [3, 3] from the frame of the poses; None when not turned
     views: list[View]  # to compare in, frame of the poses
+    cameras: list[View]  # to choose the precision in: those of training, frame of the poses
     opening: View  # to open the viewer with, frame of the published splat
     target: np.ndarray  # [3] what the viewer orbits, frame of the published splat
     background: tuple[float, float, float]
-    has_cameras: bool
 
     @property
-    def published_views(self) -> list[View]:
-        """`views` in the frame of the published splat."""
-        if self.rotation is None:
-            return self.views
-        return [turn_view(view, self.rotation) for view in self.views]
+    def judging_views(self) -> list[View] | None:
+        """`cameras` in the frame of the published splat; None when it came without."""
+        if not self.cameras or self.rotation is None:
+            return self.cameras or None
+        return [turn_view(view, self.rotation) for view in self.cameras]
 
 
 def compress_splat(
@@ -85,7 +81,7 @@ def compress_splat(
     targeted = encode_as_wished(
         scene.gaussians,
         options,
-        scene.published_views,
+        scene.judging_views,
         progress.span(0.05, 0.5),
         background=scene.background,
     )
@@ -160,30 +156,13 @@ def compress_splat(
     return CompressedSplat.open(out)
 
 
-def frame_splat(gaussians: Gaussians) -> tuple[np.ndarray, float]:
-    """Centre [3] and radius of what is visible of a splat that came without cameras."""
-    finite = np.isfinite(gaussians.means).all(axis=1)
-    means = gaussians.means[finite].astype(np.float64)
-    if not len(means):
-        return np.zeros(3), 1.0
-    weights = importance(gaussians.select(finite))
-    low, high = np.empty(3), np.empty(3)
-    for axis in range(3):
-        # outliers by area and by number both stay out
-        order = np.argsort(means[:, axis], kind="stable")
-        share = np.cumsum(0.5 * weights[order] + 0.5 / len(means))
-        low[axis], high[axis] = np.interp((0.02, 0.98), share / share[-1], means[order, axis])
-    radius = float(np.linalg.norm(high - low)) / 2
-    return (low + high) / 2, max(radius, 1e-6)
-
-
 def _prepare(splat: SplatModel, original: Gaussians) -> _Scene:
     """Turn the splat upright and find the cameras to judge and to show it with."""
     views = splat.views()
     if not views:
         center, radius = frame_splat(original)
         around = orbit_views(center, radius)
-        return _Scene(original, None, around, around[1], center, (0.0, 0.0, 0.0), False)
+        return _Scene(original, None, around, [], around[1], center, (0.0, 0.0, 0.0))
     background = tuple(float(c) for c in splat.evaluation().get("background", (0, 0, 0)))
     center = np.array(splat.summary.get("scene_center") or frame_splat(original)[0], np.float64)
     rotation = None
@@ -199,9 +178,9 @@ def _prepare(splat: SplatModel, original: Gaussians) -> _Scene:
         published, target = rotate(original, rotation), rotation @ center
         opening = turn_view(opening, rotation)
     red, green, blue = background
-    return _Scene(
-        published, rotation, choose_views(views), opening, target, (red, green, blue), True
-    )
+    trained = [view for view in views if not view.is_test] or views
+    background = (red, green, blue)
+    return _Scene(published, rotation, choose_views(views), trained, opening, target, background)
 
 
 def _figures(
@@ -302,10 +281,11 @@ def _report(
         "sh_degree": scene.gaussians.sh_degree,
         "antialiased": scene.gaussians.antialiased,
         "quality": quality.to_dict(),
-        "quality_views": "registered" if scene.has_cameras else "orbit",
+        "quality_views": "registered" if scene.cameras else "orbit",
         "sorter": encoded.sorting.sorter,
         "sorted_per_second": round(encoded.sorting.per_second),
         "dropped_gaussians": encoded.cleanup.dropped,
+        "pruned_gaussians": targeted.pruned,
         "frame": {
             "up": [0, -1, 0],
             "rotation_from_poses": (

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from splat_assets.compression.compress import frame_splat
 from splat_assets.compression.sog_reader import META, read_sog, read_sog_meta
 from splat_assets.compression.sog_writer import write_bundle
 from splat_assets.compression.targets import encode_as_wished
+from splat_assets.compression.views import frame_splat
 from splat_assets.compute import Compute
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import UserError
@@ -43,8 +43,7 @@ def compress_file(
     began = time.perf_counter()
     progress.update(0.0, f"Reading {source.name}")
     gaussians = read_splat(source)
-    views = orbit_views(*frame_splat(gaussians))
-    targeted = encode_as_wished(gaussians, options, views, progress.span(0.05, 0.8))
+    targeted = encode_as_wished(gaussians, options, None, progress.span(0.05, 0.8))
     encoded = targeted.encoded
     for note in targeted.notes:
         progress.warn(note)
@@ -54,6 +53,7 @@ def compress_file(
     figures: dict[str, Any] = {
         "num_gaussians": encoded.count,
         "dropped_gaussians": encoded.cleanup.dropped,
+        "pruned_gaussians": targeted.pruned,
         "sh_degree": gaussians.sh_degree,
         "ply_bytes": source_bytes,
         "sog_bytes": sog_bytes,
@@ -70,6 +70,7 @@ def compress_file(
     if compute is not None:
         from splat_assets.compression.quality import measure_loss
 
+        views = orbit_views(*frame_splat(gaussians))
         quality = measure_loss(
             gaussians, read_sog(target), views, compute=compute, progress=progress.span(0.8, 1.0)
         ).to_dict()

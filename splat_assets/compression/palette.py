@@ -1,250 +1,235 @@
 """The palette of view-dependent colour: spherical-harmonic vectors shared between Gaussians.
 
-Seeded k-means whose distances are one matrix product, grown by splitting the clusters that hold
-most error (Linde, Buzo and Gray, 1980), so that every size on the way is a candidate: the smallest
-that meets a quality target is taken.
+k-means weighted by what errors cost in the picture, grown by adding entries where most error is
+(Linde, Buzo and Gray, 1980), so that every size on the way is a candidate; beside them the palette
+in which (nearly) every vector is an entry of its own, and no palette at all. The one is taken whose
+bytes and error, at the price of a bit, cost least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from splat_assets.compute import available_threads
+from splat_assets.compression.clusters import grow, lloyd, nearest
+from splat_assets.compression.quantize import LEVELS, Codebook, fit_codebook
 
 MAX_ENTRIES = 65536
-_BLOCK_BYTES = 4 << 20  # of a distance block: stays near the cache
-_EXACT_WORK = 3e8  # point-centre pairs up to which every centre is tried
-_SEARCHED = 0.15  # share of the centres that is tried otherwise
-_MAX_WORK = 4e9  # point-centre pairs up to which the search goes on
+_SAMPLE = 24_000  # vectors from which entries are learned
 _ROUNDS = 3  # Lloyd rounds after each growth
-_FINAL_ROUNDS = 5
-_BATCHES = 4  # in which new entries are drawn
+_FIRST = 256  # Gaussians an entry of the smallest candidate
+_TRIALS = 2e9  # vector-entry pairs up to which larger palettes are tried
+_TIERS = (1, 2)  # of precision in a palette
+_LEAST_TIER = 512  # entries
+_FINE_ENOUGH = 2.0  # bits' price a number: of twice that error, a finer codebook may pay
+
+Pictures = tuple[bytes, bytes]  # of entries and of labels
 
 
 @dataclass(frozen=True)
 class Palette:
-    """K vectors and who uses which."""
+    """Vectors as codes of a codebook, who uses which, and the encoded pictures of both."""
 
-    vectors: np.ndarray  # [K, D] float32, sorted along the first principal axis
+    codes: np.ndarray  # [K, D] uint8
     labels: np.ndarray  # [N] int64
-    mse: float  # weighted mean over Gaussians of the squared distance to the vector used
-    is_exact: bool
+    book: Codebook
+    error: float  # of the picture: Σ worth · squared distance
+    pictures: Pictures
+    kind: str  # "shared", or "own" where nearly every Gaussian has its own
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(len(picture) for picture in self.pictures)
 
 
-def build_palette(
+def choose_palette(
     points: np.ndarray,
-    weights: np.ndarray,
+    worth: np.ndarray,
     *,
-    size: int | None,
-    max_mse: float,
-    seed: int,
+    bit_price: float,
+    draw: Callable[[np.ndarray, np.ndarray], Pictures],
+    size: int | None = None,
+    seed: int = 0,
     report: Callable[[float], None] = lambda fraction: None,
-) -> Palette:
-    """Cluster `points` [N, D] float32.
+) -> Palette | None:
+    """The palette of `points` [N, D] float32 that costs least, or None where none costs less.
 
     Args:
-        weights: [N] non-negative importance of each point.
-        size: number of entries, or None to search from N / 32 for the smallest that reaches
-            `max_mse` (weighted mean squared distance).
+        worth: [N] positive, error of the picture per squared distance.
+        bit_price: error of the picture that is worth one bit; 0 keeps all vectors as they are, as
+            far as the format can.
+        draw: encodes codes [K, D] and labels [N]; it may number entries anew.
+        size: number of entries instead of the best.
         seed: of everything random; equal input gives an equal palette.
         report: called with the fraction done.
     """
     unique, inverse = np.unique(points, axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
-    mass: np.ndarray = np.bincount(inverse, weights, len(unique))
-    if not mass.any():
-        mass = np.ones(len(unique))
-    start = size if size is not None else _round_up(len(points) / 32)
-    if len(unique) <= min(start, MAX_ENTRIES):
-        return _sorted_palette(unique, inverse, 0.0, True)
-    mass = mass / mass.sum()
-    affordable = _round_up(max(start, _MAX_WORK / len(unique)))
-    limit = min(MAX_ENTRIES, size or min(affordable, _round_up(len(points))))
-    rng = np.random.default_rng(seed)
-    # a start a quarter of the first candidate costs little and lets splitting place the rest
-    k = max(min(64, start), start // 4)
-    centers = unique[rng.choice(len(unique), k, replace=False, p=_flattened(mass))].copy()
-    centers, labels, errors = _lloyd(unique, mass, centers, _ROUNDS)
-    while True:
-        mse = float(mass @ errors)
-        report(min(0.9, k / limit))
-        if k >= limit or (size is None and k >= start and mse <= max_mse):
-            break
-        target = min(limit, max(start, 2 * k) if k < start else 2 * k)
-        if len(unique) <= target and size is None:
-            return _sorted_palette(unique, inverse, 0.0, True)
-        centers = _grow(unique, mass, centers, errors, target, rng)
-        k = len(centers)
-        centers, labels, errors = _lloyd(unique, mass, centers, _ROUNDS)
-    centers, labels, errors = _lloyd(unique, mass, centers, _FINAL_ROUNDS)
-    return _sorted_palette(centers, labels[inverse], float(mass @ errors), False)
+    mass = np.bincount(inverse, worth, len(unique))
+    search = _Search(unique, inverse, mass, bit_price, draw)
+    if size is not None:
+        if len(unique) <= size:
+            return search.own()
+        return next(search.shared([min(size, MAX_ENTRIES)], seed))
+    nothing = float(mass @ np.einsum("nd,nd->n", unique, unique, dtype=np.float64))
+    own = search.own()
+    report(0.2)
+    best, cost = own, search.cost(own)
+    if bit_price > 0 and len(unique) > 64:
+        sizes = _sizes(len(points), len(unique))
+        for tried, shared in enumerate(search.shared(sizes, seed, cost), start=1):
+            if search.cost(shared) < cost:
+                best, cost = shared, search.cost(shared)
+            report(0.2 + 0.8 * tried / len(sizes))
+    return None if nothing <= cost else best
 
 
-def nearest(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the nearest centre [N] and the squared distance to it [N].
-
-    With many centres only those near a point's cell are tried (an inverted file, Jégou et al.
-    2011): a few points get the second nearest, for a fraction of the work.
-    """
-    with _one_blas_thread():
-        if len(points) * len(centers) <= _EXACT_WORK:
-            labels = _nearest_of(points, centers)
-        else:
-            labels = _nearest_by_cells(points, centers)
-    return labels, ((points - centers[labels]) ** 2).sum(axis=1)
+def _sizes(count: int, distinct: int) -> list[int]:
+    """Candidates, each twice the one before."""
+    sizes = []
+    size = _round_up(count / _FIRST)
+    while size <= min(MAX_ENTRIES, distinct // 2) and size * min(distinct, _SAMPLE) <= _TRIALS:
+        sizes.append(size)
+        size *= 2
+    return sizes
 
 
-def _nearest_by_cells(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    count = max(16, int(2 * np.sqrt(len(centers))))
-    coarse = centers[np.linspace(0, len(centers) - 1, count).astype(int)]
-    for _ in range(3):
-        owner = _nearest_of(centers, coarse)
-        coarse = _means(centers, np.ones(len(centers)), owner, coarse)
-    owner = _nearest_of(centers, coarse)
-    cell = _nearest_of(points, coarse)
-    by_cell = np.argsort(cell, kind="stable")
-    bounds = np.searchsorted(cell[by_cell], np.arange(count + 1))
-    sizes = np.bincount(owner, minlength=count)
-    labels = np.empty(len(points), np.int64)
+class _Search:
+    """Candidates for one set of distinct vectors."""
 
-    def search(c: int) -> None:
-        rows = by_cell[bounds[c] : bounds[c + 1]]
-        if not len(rows):
-            return
-        order = np.argsort(((coarse - coarse[c]) ** 2).sum(axis=1), kind="stable")
-        cells = int(np.searchsorted(np.cumsum(sizes[order]), len(centers) * _SEARCHED)) + 1
-        candidates = np.flatnonzero(np.isin(owner, order[:cells]))
-        labels[rows] = candidates[_nearest_of(points[rows], centers[candidates], threads=1)]
+    def __init__(
+        self,
+        unique: np.ndarray,
+        inverse: np.ndarray,
+        mass: np.ndarray,
+        bit_price: float,
+        draw: Callable[[np.ndarray, np.ndarray], Pictures],
+    ) -> None:
+        self._unique, self._inverse, self._mass = unique, inverse, mass
+        self._price, self._draw = bit_price, draw
 
-    _in_threads(search, range(count))
-    return labels
+    def cost(self, palette: Palette) -> float:
+        return palette.error + self._price * 8 * palette.num_bytes
+
+    def own(self) -> Palette:
+        """Every vector an entry; where there are too many, those that matter most."""
+        entries, labels = self._unique, np.arange(len(self._unique))
+        if len(entries) > MAX_ENTRIES:
+            kept = np.sort(np.argsort(-self._mass, kind="stable")[:MAX_ENTRIES])
+            entries = entries[kept]
+            labels, _ = nearest(self._unique, entries)
+        return replace(self._quantized(entries, labels), kind="own")
+
+    def shared(self, sizes: list[int], seed: int, ceiling: float = math.inf) -> Iterator[Palette]:
+        """Palettes of these sizes, ascending, until they get dearer or will not undercut
+        `ceiling`."""
+        rng = np.random.default_rng(seed)
+        points, mass = self._unique, self._mass / self._mass.sum()
+        if len(points) > _SAMPLE and max(sizes, default=0) <= _SAMPLE // 2:
+            chosen = np.sort(rng.choice(len(points), _SAMPLE, replace=False, p=_flattened(mass)))
+            points, mass = points[chosen], mass[chosen]
+        centers = points[:0]
+        errors = np.einsum("nd,nd->n", points, points, dtype=np.float64)
+        before, worst = math.inf, math.inf
+        for size in sizes:
+            if not len(centers):
+                start = max(min(64, size), size // 4)
+                first = rng.choice(len(points), start, replace=False, p=_flattened(mass))
+                centers, _, errors = lloyd(points, mass, points[first].copy(), _ROUNDS)
+            if len(centers) < size:
+                centers = grow(points, mass, centers, errors, size, rng)
+                centers, _, errors = lloyd(points, mass, centers, _ROUNDS)
+            labels, _ = nearest(self._unique, centers)
+            palette = self._quantized(centers, labels)
+            yield palette
+            cost = self.cost(palette)
+            if cost > before:
+                return
+            if before < math.inf and self._price > 0:
+                # what the largest would cost if errors went on shrinking as they just did
+                doublings = math.log2(max(2.0, len(self._unique) / 2 / size))
+                rest = palette.error * (palette.error / worst) ** doublings
+                if rest > ceiling:
+                    return
+            before, worst = cost, palette.error
+
+    def _quantized(self, entries: np.ndarray, labels: np.ndarray) -> Palette:
+        """The cheapest of: one precision for all entries; a finer one for those that matter most;
+        and, where even steps cannot be fine enough, the finest of them beside other codebooks."""
+        if self._price <= 0:
+            return self._in_tiers(entries, labels, 1)
+        finest = float(np.ptp(entries)) / (LEVELS - 2)
+        candidates = [
+            self._in_tiers(entries, labels, tiers, finest)
+            for tiers in _TIERS
+            if tiers == 1 or len(entries) >= _LEAST_TIER
+        ]
+        if candidates[0].error > _FINE_ENOUGH * self._price * entries.size:
+            candidates.append(self._in_tiers(entries, labels, 1))
+        return min(candidates, key=self.cost)
+
+    def _in_tiers(
+        self, entries: np.ndarray, labels: np.ndarray, tiers: int, finest: float = 0.0
+    ) -> Palette:
+        usage = np.bincount(labels, self._mass, len(entries))
+        used = usage > 0
+        rank = np.cumsum(used) - 1
+        entries, usage, labels = entries[used], usage[used], rank[labels]
+        tier = _tiers(usage, tiers)
+        steps = np.zeros(tiers)
+        if self._price > 0:
+            worth = np.array([usage[tier == t].mean() for t in range(tiers)])
+            steps = np.maximum(np.sqrt(6 * self._price / math.log(2) / worth), finest)
+        book = fit_codebook(entries, usage[:, None], float(steps.min()))
+        codes = book.encode(entries)
+        if book.step > 0:
+            for t in range(tiers):
+                stride = int(steps[t] / book.step + 0.01)
+                if stride > 1:
+                    codes[tier == t] = book.encode_coarsely(entries[tier == t], stride)
+        # entries that have become equal are one; the dear tier comes first, each along its axis
+        order = np.lexsort((_principal(entries), -tier))
+        codes, place = codes[order], np.argsort(order, kind="stable")
+        codes, names = _merged(codes)
+        labels = names[place[labels]]
+        distance = ((book.decode(codes)[labels] - self._unique) ** 2).sum(axis=1)
+        pictures = self._draw(codes, labels[self._inverse])
+        error = float(self._mass @ distance)
+        return Palette(codes, labels[self._inverse], book, error, pictures, "shared")
 
 
-def _nearest_of(points: np.ndarray, centers: np.ndarray, threads: int | None = None) -> np.ndarray:
-    """[N] index of the nearest centre: |p - c|² is smallest where p·c - |c|²/2 is largest."""
-    rows = max(1, _BLOCK_BYTES // (4 * len(centers)))
-    half = 0.5 * np.einsum("kd,kd->k", centers, centers)
-    transposed = np.ascontiguousarray(centers.T)
-    labels = np.empty(len(points), np.int64)
-
-    def search(first: int) -> None:
-        score = points[first : first + rows] @ transposed
-        score -= half
-        labels[first : first + rows] = score.argmax(axis=1)
-
-    _in_threads(search, range(0, len(points), rows), threads)
-    return labels
+def _merged(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Equal rows once, in the order of the first of each; and the new number of each row."""
+    _, first, inverse = np.unique(codes, axis=0, return_index=True, return_inverse=True)
+    by_place = np.argsort(first, kind="stable")
+    return codes[first[by_place]], np.argsort(by_place, kind="stable")[inverse.reshape(-1)]
 
 
-def _in_threads(
-    work: Callable[[int], None], items: Iterable[int], threads: int | None = None
-) -> None:
-    """Independent pieces of numpy work, which frees the interpreter lock; results do not depend on
-    how many run at once."""
-    threads = available_threads() if threads is None else threads
-    if threads == 1:
-        for item in items:
-            work(item)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, items))
+def _tiers(usage: np.ndarray, count: int) -> np.ndarray:
+    """[K] 0 for the entries that matter least, in equal parts."""
+    rank = np.empty(len(usage), np.int64)
+    rank[np.argsort(usage, kind="stable")] = np.arange(len(usage))
+    return rank * count // len(usage)
 
 
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """The pieces run side by side; threads inside each would only wait for one another."""
-    try:
-        limits = import_module("threadpoolctl").threadpool_limits
-    except ImportError:  # slower, not different
-        yield
-        return
-    with limits(1, user_api="blas"):
-        yield
-
-
-def _lloyd(
-    points: np.ndarray, mass: np.ndarray, centers: np.ndarray, rounds: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Some rounds of weighted k-means; a cluster left empty moves to the worst point."""
-    labels, errors = nearest(points, centers)
-    for _ in range(rounds):
-        centers = _means(points, mass, labels, centers)
-        empty = np.flatnonzero(np.bincount(labels, minlength=len(centers)) == 0)
-        if len(empty):
-            worst = np.argsort(-(mass * errors), kind="stable")[: len(empty)]
-            centers[empty[: len(worst)]] = points[worst]
-        labels, errors = nearest(points, centers)
-    return centers, labels, errors
-
-
-def _means(
-    points: np.ndarray, mass: np.ndarray, labels: np.ndarray, centers: np.ndarray
-) -> np.ndarray:
-    """Weighted mean of each cluster, the old centre where a cluster has no weight."""
-    from scipy.sparse import csr_matrix
-
-    k = len(centers)
-    owner = csr_matrix((mass, labels, np.arange(len(labels) + 1)), shape=(len(labels), k))
-    sums = owner.T @ points.astype(np.float64)
-    total = np.bincount(labels, mass, k)
-    means = sums / np.maximum(total, 1e-300)[:, None]
-    return np.where(total[:, None] > 0, means, centers).astype(np.float32)
-
-
-def _grow(
-    points: np.ndarray,
-    mass: np.ndarray,
-    centers: np.ndarray,
-    errors: np.ndarray,
-    size: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """`size` centres: the old ones and points drawn where the error is, a batch at a time, so that
-    what one batch serves draws no more of the next (k-means++, Arthur and Vassilvitskii, 2007)."""
-    added: list[np.ndarray] = []
-    missing = size - len(centers)
-    for batch in range(_BATCHES):
-        wanted = missing // (_BATCHES - batch)
-        missing -= wanted
-        candidates = np.flatnonzero(errors > 0)
-        if wanted == 0 or len(candidates) == 0:
-            continue
-        if len(candidates) > wanted:
-            share = _flattened(mass[candidates] * errors[candidates])
-            candidates = np.sort(rng.choice(candidates, wanted, replace=False, p=share))
-        added.append(points[candidates])
-        errors = np.minimum(errors, nearest(points, added[-1])[1])
-        errors[candidates] = 0
-    return np.concatenate([centers, *added])
+def _principal(vectors: np.ndarray) -> np.ndarray:
+    """[K] the coordinate along the first principal axis."""
+    centered = vectors.astype(np.float64) - vectors.mean(axis=0)
+    axis = np.linalg.eigh(centered.T @ centered)[1][:, -1]
+    axis = axis if axis[np.abs(axis).argmax()] > 0 else -axis  # the sign is arbitrary: fix it
+    return centered @ axis
 
 
 def _flattened(weights: np.ndarray) -> np.ndarray:
     """Probabilities from weights, none of them zero."""
     if not weights.any():
         return np.full(len(weights), 1 / len(weights))
-    p = weights / weights.sum()
-    p = 0.9 * p + 0.1 / len(p)
+    p = 0.9 * weights / weights.sum() + 0.1 / len(weights)
     return p / p.sum()
 
 
 def _round_up(size: float) -> int:
     return max(64, min(MAX_ENTRIES, int(np.ceil(size / 64)) * 64))
-
-
-def _sorted_palette(vectors: np.ndarray, labels: np.ndarray, mse: float, is_exact: bool) -> Palette:
-    """Drop unused entries and number the others along their first principal axis."""
-    used, labels = np.unique(labels, return_inverse=True)
-    vectors = vectors[used]
-    centered = vectors.astype(np.float64) - vectors.mean(axis=0)
-    axis = np.linalg.eigh(centered.T @ centered)[1][:, -1]
-    axis = axis if axis[np.abs(axis).argmax()] > 0 else -axis  # the sign is arbitrary: fix it
-    order = np.argsort(centered @ axis, kind="stable")
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return Palette(vectors[order], rank[labels.reshape(-1)], mse, is_exact)

@@ -1,32 +1,41 @@
 """How finely each property is stored, so that the picture keeps the quality asked for.
 
-Every property is disturbed alone by noise of a known size and the splat is drawn again: that
-tells what an error in it costs in the picture (its sensitivity). The error allowed in all is then
-shared so that every stored number contributes alike, which is where an entropy coder spends the
-fewest bits (reverse water-filling; Cover and Thomas, "Elements of Information Theory", 10.3).
+What an error in a number costs in the picture is measured for every Gaussian at once: the gradient
+of a picture weighted by random signs, squared, is on average the sum of the squared derivatives of
+all its pixels (Hutchinson, 1990; Bekas, Kokiopoulou and Saad, 2007), which is the diagonal of the
+Gauss-Newton matrix. The error allowed is then shared so that every stored bit buys the same
+(reverse water-filling; Cover and Thomas, "Elements of Information Theory", 10.3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from splat_assets.compression.palette import build_palette
-from splat_assets.compression.quantize import signed_exp, signed_log
+from splat_assets.compression.quantize import LEVELS, signed_exp, signed_log
+from splat_assets.compression.views import shrunk
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.splat_model import View
 
+if TYPE_CHECKING:
+    from splat_assets.rendering.cpu.draw import Splats
+
 # numbers a Gaussian stores of each property
 _COMPONENTS = {"means": 3, "quats": 3, "scales": 3, "sh0": 3, "opacities": 1}
-_SH_SHARE = 0.5  # of the error allowed, where there is view-dependent colour
-_PROBE_VIEWS = 4
-_PROBE_SIDE = 400  # pixels
-_PROBE_WORK = 1.5e6  # Gaussians times views
 _QUAT_STEP = 2 / 255 * np.sqrt(0.5)  # of one byte of a packed rotation
-_PROBES = 4  # of a property at most, until the step is of the right size
-_PROBE_ENTRIES = 256
+_COARSEST = {"means": math.inf, "quats": 64 * _QUAT_STEP, "scales": 1.0, "sh0": 1.0,
+             "opacities": 32 / 255}  # fmt: skip
+_SH_NUMBERS = 0.4  # stored of a Gaussian's SH coefficients, about: entries are shared
+_LEAST_WORTH = 1 / 16  # of the mean: what no view shows may be seen from another
+_NEARLY = 1.15  # times the error of the finest storage: what is left to gain is not worth its bytes
+_WORK = 2e6  # Gaussians times pictures drawn
+_MAX_VIEWS, _MAX_PROBES = 36, 3
+_SIDE = 256  # pixels
+_COMPARED, _COMPARED_VIEWS, _USUAL_DB = 300_000, 4, 48.0
 _SEED = 0
 
 
@@ -39,174 +48,219 @@ class Precision:
     scales: float = 0.0  # natural logarithm
     sh0: float = 0.0
     opacities: int = 1  # of 255
-    palette_mse: float = 0.0  # mean squared distance of the shared vectors of SH coefficients
+    bit_price: float = 0.0  # mean squared error (0..1) of a picture that is worth one bit
+    sh_worth: float = 0.0  # the same per squared distance of SH vectors, mean over Gaussians
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Mean squared error of a picture (0..1) per squared step of each property, and per squared
-    distance of SH vectors."""
+    """Mean squared error of a picture (0..1) per squared unit of error in one number of each
+    property ("means" in the signed logarithm, "quats" in the tangent, "opacities" of 0..1) of each
+    Gaussian: [N] float64 under the property's name, "shN" included."""
 
-    per_squared_step: dict[str, float]
-    per_palette_mse: float  # 0 without view-dependent colour
+    worth: dict[str, np.ndarray]
+    exact_levels: dict[str, tuple[float, int]]  # span and number of distinct values
+    sh_numbers: int = 0  # SH coefficients beyond the first, of all channels
 
     def precision(self, psnr_db: float) -> Precision:
         """The coarsest storage with which pictures should have `psnr_db`."""
-        allowed = 10 ** (-psnr_db / 10)
-        palette_mse = 0.0
-        if self.per_palette_mse > 0:
-            palette_mse = _SH_SHARE * allowed / self.per_palette_mse
-            allowed *= 1 - _SH_SHARE
-        steps = self._steps(allowed)
+        shared = _SH_NUMBERS * self.sh_numbers
+        share = shared / (shared + sum(_COMPONENTS.values()))
+        return self.fitting((1 - share) * 10 ** (-psnr_db / 10))
+
+    def fitting(self, allowed: float) -> Precision:
+        """The coarsest storage of all but the SH coefficients whose error is at most `allowed`, or
+        hardly more than that of the finest there is."""
+        allowed = max(allowed, _NEARLY * self.error(Precision()))
+        low, high = -200.0, 100.0  # of ln price
+        for _ in range(60):
+            middle = (low + high) / 2
+            if self.error(self.at(math.exp(middle))) <= allowed:
+                low = middle
+            else:
+                high = middle
+        return self.at(math.exp(low))
+
+    def at(self, bit_price: float) -> Precision:
+        """The steps at which one bit more or less of a number is worth `bit_price`."""
+        steps = {}
+        for name in _COMPONENTS:
+            worth = max(self._total(name) / self._count, 1e-300)
+            step = math.sqrt(6 * bit_price / math.log(2) / worth)
+            steps[name] = min(step, _COARSEST[name])
         return Precision(
-            means=_rounded(steps["means"]),
-            quats=int(np.clip(np.floor(steps["quats"] / _QUAT_STEP), 1, 32)),
-            scales=_rounded(min(steps["scales"], 1.0)),
-            sh0=_rounded(min(steps["sh0"], 1.0)),
+            means=_rounded(steps["means"]) if math.isfinite(steps["means"]) else 1.0,
+            quats=int(np.clip(np.floor(steps["quats"] / _QUAT_STEP), 1, 64)),
+            scales=_rounded(steps["scales"]),
+            sh0=_rounded(steps["sh0"]),
             opacities=int(np.clip(np.floor(steps["opacities"] * 255), 1, 32)),
-            palette_mse=_rounded(palette_mse),
+            bit_price=_rounded(bit_price),
+            sh_worth=_rounded(float(self.worth["shN"].mean())) if self._count else 0.0,
         )
 
-    def _steps(self, allowed: float) -> dict[str, float]:
-        """Steps with which every stored number adds the same error; what a property cannot use
-        (the format has no finer step) is taken from the others."""
-        finest = {"quats": _QUAT_STEP, "opacities": 1 / 255}
-        fixed: dict[str, float] = {}
-        while True:
-            free = [name for name in _COMPONENTS if name not in fixed]
-            spent = sum(self.per_squared_step[n] * step**2 for n, step in fixed.items())
-            left = max(allowed - spent, 0.1 * allowed)
-            count = sum(_COMPONENTS[name] for name in free)
-            steps = dict(fixed)
-            for name in free:
-                cost = max(self.per_squared_step[name], 1e-12)
-                steps[name] = float(np.sqrt(left * _COMPONENTS[name] / count / cost))
-            stuck = [n for n in free if n in finest and steps[n] < finest[n]]
-            if not stuck:
-                return steps
-            fixed |= {name: finest[name] for name in stuck}
+    def error(self, precision: Precision) -> float:
+        """Mean squared error expected of a picture, from all but the SH coefficients."""
+        steps = {
+            "means": precision.means,
+            "quats": precision.quats * _QUAT_STEP,
+            "scales": self._scalar_step("scales", precision.scales),
+            "sh0": self._scalar_step("sh0", precision.sh0),
+            "opacities": precision.opacities / 255,
+        }
+        return sum(self._total(n) * _COMPONENTS[n] * s**2 / 12 for n, s in steps.items())
+
+    def select(self, keep: np.ndarray) -> Sensitivity:
+        """Of some of the Gaussians."""
+        return replace(self, worth={name: values[keep] for name, values in self.worth.items()})
+
+    @property
+    def sh_worth(self) -> np.ndarray:
+        """[N] error of the picture per squared distance of a Gaussian's vector of SH coefficients;
+        no Gaussian is worth nothing."""
+        worth = self.worth["shN"]
+        return np.maximum(worth, max(_LEAST_WORTH * float(worth.mean()), 1e-30))
+
+    @property
+    def removal(self) -> np.ndarray:
+        """[N] error of the picture per squared opacity taken away."""
+        return self.worth["opacities"]
+
+    @property
+    def _count(self) -> int:
+        return max(1, len(self.worth["means"]))
+
+    def _total(self, name: str) -> float:
+        return float(self.worth[name].sum())
+
+    def _scalar_step(self, name: str, step: float) -> float:
+        """The step there will be: none where the values themselves fit the codebook."""
+        span, count = self.exact_levels[name]
+        wanted = LEVELS if step <= 0 else min(LEVELS, math.ceil(span / step) + 1)
+        return 0.0 if count <= wanted else max(step, span / (LEVELS - 1))
 
 
 def measure_sensitivity(
     gaussians: Gaussians, views: Sequence[View], *, background: Sequence[float] = (0.0, 0.0, 0.0)
 ) -> Sensitivity:
-    """Disturb each property alone and look.
+    """What errors cost in pictures from `views`, or from as many of them as there is time for.
 
     Always on the CPU, so that the same splat is stored alike on every machine.
 
     Args:
         gaussians: finite, with normalised quaternions.
-        views: cameras to look from; a few of them are used.
+        views: evenly spread over where people will look from.
     """
+    from splat_assets.rendering.cpu.draw import Frame, Gradients, draw, draw_backward
+
+    n = len(gaussians)
+    chosen, probes = _probes(views, n)
+    splats = _splats(gaussians)
+    tangent = _tangent(gaussians.quats)
+    behind = np.asarray(background, np.float32)
+    rng = np.random.default_rng(_SEED)
+    worth = {name: np.zeros(n) for name in (*_COMPONENTS, "shN")}
+    pixels = 0
+    for view in chosen:
+        frame = Frame(view.width, view.height, antialiased=gaussians.antialiased, depth=False)
+        viewmat, K = np.asarray(view.viewmat, np.float64), np.asarray(view.K, np.float64)
+        image = np.empty(view.height * view.width * 3, np.float32)
+        alphas = np.empty(view.height * view.width, np.float32)
+        for _ in range(probes):
+            drawn = draw(splats, viewmat, K, behind, frame, image, alphas, save=True)
+            signs = rng.integers(0, 2, image.shape).astype(np.float32) * 2 - 1
+            signs[(image < 0) | (image > 1)] = 0  # what is clipped does not change
+            into = Gradients.empty(splats, 1)
+            draw_backward(splats, viewmat, frame, drawn, signs, None, False, into, 0)
+            turned = np.einsum("nk,nik->ni", into.quats, tangent)
+            stretched = into.scales * splats.scales
+            worth["means"] += _mean_square(into.means)
+            worth["quats"] += _mean_square(turned)
+            worth["scales"] += _mean_square(stretched)
+            worth["opacities"] += into.opacities.astype(np.float64) ** 2
+            worth["sh0"] += _mean_square(into.colors[0].reshape(n, 3))
+            if gaussians.sh_degree:
+                worth["shN"] += _mean_square(into.colors[1].reshape(n, -1))
+            pixels += image.size
+    logs_per_unit = (1 + np.abs(gaussians.means.astype(np.float64))) ** 2
+    worth["means"] *= logs_per_unit.mean(axis=1)
+    worth = {name: values / max(pixels, 1) for name, values in worth.items()}
+    exact = {"scales": _levels(gaussians.scales), "sh0": _levels(gaussians.sh0)}
+    found = Sensitivity(worth, exact, gaussians.shN[0].size if n else 0)
+    if n > _COMPARED:
+        return found
+    few = chosen[:: max(1, len(chosen) // _COMPARED_VIEWS)]
+    for _ in range(2):  # the factor depends on the step, and the step on the factor
+        worth["means"] = worth["means"] * _means_factor(gaussians, found, few, background)
+        found = replace(found, worth=worth)
+    return found
+
+
+def _means_factor(
+    gaussians: Gaussians, found: Sensitivity, views: Sequence[View], background: Sequence[float]
+) -> float:
+    """How much more than foretold positions cost that are rounded for usual quality: the first
+    order does not know of Gaussians that change places in the order of depth."""
     from splat_assets.rendering import render
 
-    chosen = probe_views(views, len(gaussians))
-    cameras = [render.View(v.viewmat, v.K, v.width, v.height) for v in chosen]
-
-    def draw(g: Gaussians) -> list[np.ndarray]:
-        pictures = render.render_views(g, cameras, background=background)
-        return [np.clip(picture.rgb, 0, 1) for picture in pictures]
-
-    exact = draw(gaussians)
+    step = found.precision(_USUAL_DB).means
     rng = np.random.default_rng(_SEED)
-
-    def cost(disturb: Callable[[float], Gaussians], step: float) -> float:
-        """Per squared step, measured where the picture has about 55 dB."""
-        found = 0.0
-        for _ in range(_PROBES):
-            pairs = zip(draw(disturb(step)), exact, strict=True)
-            error = float(np.mean([((a - b) ** 2).mean() for a, b in pairs]))
-            found = error / step**2
-            if error == 0 or 1e-6 < error < 1e-5:
-                break
-            step *= float(np.clip(np.sqrt(3e-6 / error), 0.05, 20))
-        return found
-
-    def noise(*shape: int) -> np.ndarray:
-        return rng.uniform(-0.5, 0.5, shape)
-
-    disturbances = {
-        name: (lambda step, f=function, s=_shapes(gaussians)[name]: f(gaussians, step * noise(*s)))
-        for name, function in _DISTURBANCES.items()
-    }
-    first = {"means": 1e-3, "quats": 0.01, "scales": 0.1, "sh0": 0.05, "opacities": 0.01}
-    per_squared_step = {name: cost(disturbances[name], first[name]) for name in _COMPONENTS}
-    per_palette = 0.0
-    if gaussians.sh_degree and gaussians.shN.any():
-        # neighbours share an entry and with it the error, which therefore does not average out in
-        # the picture as noise would: disturb by what a real, coarse palette leaves
-        points = np.ascontiguousarray(gaussians.shN.reshape(len(gaussians), -1))
-        weights = np.ones(len(points))
-        palette = build_palette(points, weights, size=_PROBE_ENTRIES, max_mse=0.0, seed=_SEED)
-        missed = (points - palette.vectors[palette.labels]).reshape(gaussians.shN.shape)
-        spread = float(np.sqrt((missed.astype(np.float64) ** 2).sum(axis=(1, 2)).mean()))
-
-        def disturb(step: float) -> Gaussians:
-            moved = gaussians.shN - step / spread * missed
-            return replace(gaussians, shN=moved.astype(np.float32))
-
-        per_palette = cost(disturb, 0.1) if spread > 0 else 0.0
-    return Sensitivity(per_squared_step, per_palette)
+    offsets = rng.uniform(-step / 2, step / 2, gaussians.means.shape)
+    moved = signed_exp(signed_log(gaussians.means) + offsets).astype(np.float32)
+    cameras = [render.View(v.viewmat, v.K, v.width, v.height) for v in views]
+    both = (
+        render.render_views(g, cameras, background=background)
+        for g in (gaussians, replace(gaussians, means=moved))
+    )
+    errors = [
+        float(((np.clip(a.rgb, 0, 1) - np.clip(b.rgb, 0, 1)) ** 2).mean())
+        for a, b in zip(*both, strict=True)
+    ]
+    foretold = float(found.worth["means"].sum()) * 3 * step**2 / 12
+    return float(np.clip(np.mean(errors) / max(foretold, 1e-30), 0.5, 50.0))
 
 
-def probe_views(views: Sequence[View], count: int) -> list[View]:
-    """A few of the views, evenly spread and small, fewer for many Gaussians."""
-    wanted = int(np.clip(_PROBE_WORK // max(count, 1), 1, _PROBE_VIEWS))
+def _splats(gaussians: Gaussians) -> Splats:
+    """As the kernels take them."""
+    from splat_assets.rendering.cpu.draw import Splats
+
+    opacities = 1 / (1 + np.exp(-np.clip(gaussians.opacities, -60, 60)))
+    colors = (gaussians.sh0, gaussians.shN)
+    arrays = (gaussians.means, gaussians.quats, np.exp(np.clip(gaussians.scales, -80, 80)))
+    means, quats, scales, opacities, sh0, shN = (
+        np.require(array, np.float32, ["C", "W"]) for array in (*arrays, opacities, *colors)
+    )
+    return Splats(means, quats, scales, opacities, (sh0, shN), gaussians.sh_degree)
+
+
+def _probes(views: Sequence[View], count: int) -> tuple[list[View], int]:
+    """Views to look from, evenly spread over those given, and pictures of each: fewer for many."""
+    wanted = int(np.clip(_WORK // max(count, 1), 1, _MAX_VIEWS))
     picked = np.unique(np.linspace(0, len(views) - 1, min(wanted, len(views))).astype(int))
-    chosen = []
-    for index in picked:
-        view = views[index]
-        factor = min(1.0, _PROBE_SIDE / max(view.width, view.height))
-        width, height = max(1, round(view.width * factor)), max(1, round(view.height * factor))
-        K = view.K.astype(np.float64).copy()
-        K[0] *= width / view.width
-        K[1] *= height / view.height
-        chosen.append(replace(view, width=width, height=height, K=K))
-    return chosen
+    probes = int(np.clip(_WORK // max(count * len(picked), 1), 1, _MAX_PROBES))
+    return [shrunk(views[index], _SIDE) for index in picked], probes
 
 
-def _shapes(g: Gaussians) -> dict[str, tuple[int, ...]]:
-    n = len(g)
-    return {"means": (n, 3), "quats": (n, 3), "scales": (n, 3), "sh0": (n, 1, 3), "opacities": (n,)}
+def _tangent(quats: np.ndarray) -> np.ndarray:
+    """[N, 3, 4] the change of each unit quaternion per small turn (1, e) around its own axes."""
+    w, x, y, z = quats.astype(np.float32).T
+    turns = ((-x, w, z, -y), (-y, -z, w, x), (-z, y, -x, w))
+    return np.stack([np.stack(turn, axis=1) for turn in turns], axis=1)
 
 
-def _move_means(g: Gaussians, offset: np.ndarray) -> Gaussians:
-    return replace(g, means=signed_exp(signed_log(g.means) + offset).astype(np.float32))
+def _mean_square(gradients: np.ndarray) -> np.ndarray:
+    """[N] over the columns of [N, C]; NaN and infinity count nothing."""
+    squares = np.einsum("nc,nc->n", gradients, gradients, dtype=np.float64)
+    return np.nan_to_num(squares, posinf=0.0) / gradients.shape[1]
 
 
-def _move_quats(g: Gaussians, offset: np.ndarray) -> Gaussians:
-    # in the frame of each Gaussian: the stored components are small, so the two agree
-    turn = np.concatenate([np.ones((len(g), 1)), offset], axis=1)
-    from splat_assets.gaussians.transform import multiply_quats
-
-    moved = multiply_quats(g.quats.astype(np.float64), turn)
-    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
-    return replace(g, quats=moved.astype(np.float32))
-
-
-def _move_scales(g: Gaussians, offset: np.ndarray) -> Gaussians:
-    return replace(g, scales=(g.scales + offset).astype(np.float32))
-
-
-def _move_sh0(g: Gaussians, offset: np.ndarray) -> Gaussians:
-    return replace(g, sh0=(g.sh0 + offset).astype(np.float32))
-
-
-def _move_opacities(g: Gaussians, offset: np.ndarray) -> Gaussians:
-    opacity = 1 / (1 + np.exp(-np.clip(g.opacities.astype(np.float64), -30, 30)))
-    moved = np.clip(opacity + offset, 1e-6, 1 - 1e-6)
-    return replace(g, opacities=np.log(moved / (1 - moved)).astype(np.float32))
-
-
-_DISTURBANCES: dict[str, Callable[[Gaussians, np.ndarray], Gaussians]] = {
-    "means": _move_means,
-    "quats": _move_quats,
-    "scales": _move_scales,
-    "sh0": _move_sh0,
-    "opacities": _move_opacities,
-}
+def _levels(values: np.ndarray) -> tuple[float, int]:
+    """Span and number of distinct values, counted no further than is of interest."""
+    flat = values.ravel()
+    sample = np.unique(flat[:: max(1, len(flat) // 4096)])
+    distinct = sample if len(sample) > LEVELS else np.unique(flat)
+    return float(np.ptp(flat)) if len(flat) else 0.0, len(distinct)
 
 
 def _rounded(step: float) -> float:
-    """To a 16th of an octave, so that the last digits of a measurement do not change a file."""
-    return float(2 ** (np.round(16 * np.log2(step)) / 16)) if step > 0 else 0.0
+    """To a 64th of an octave, so that the last digits of a measurement do not change a file."""
+    return float(2 ** (np.round(64 * np.log2(step)) / 64)) if step > 0 else 0.0

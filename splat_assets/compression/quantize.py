@@ -7,6 +7,7 @@ halves the range of what has to be stored.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations, product
@@ -163,11 +164,22 @@ class Codebook:
 
     values: np.ndarray  # [256] float32, ascending
     kind: str  # "exact", "uniform" or "lloyd"
+    count: int = LEVELS  # of values in use; the others repeat the last or lie beyond it
+    step: float = 0.0  # between neighbours, where it is the same everywhere and 0 is a value
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """uint8 index of the nearest value, any shape."""
-        middles = (self.values[1:].astype(np.float64) + self.values[:-1]) / 2
+        used = self.values[: self.count].astype(np.float64)
+        middles = (used[1:] + used[:-1]) / 2
         return np.searchsorted(middles, x.ravel()).reshape(x.shape).astype(np.uint8)
+
+    def encode_coarsely(self, x: np.ndarray, stride: int) -> np.ndarray:
+        """The same with only every `stride`-th value, counted from that of 0; for `step` > 0."""
+        zero = int(np.abs(self.values[: self.count]).argmin())
+        index = zero + stride * np.rint(x / (self.step * stride)).astype(np.int64)
+        index = np.where(index < 0, index + stride, index)
+        index = np.where(index >= self.count, index - stride, index)
+        return np.clip(index, 0, self.count - 1).astype(np.uint8)
 
     def decode(self, index: np.ndarray) -> np.ndarray:
         return self.values[index]
@@ -184,21 +196,23 @@ def fit_codebook(x: np.ndarray, weights: np.ndarray, step: float = 0.0) -> Codeb
         step: distance of levels that is fine enough; 0 for as fine as can be.
     """
     flat = x.ravel().astype(np.float32)
-    unique = np.unique(flat)
-    span = float(unique[-1]) - float(unique[0])
+    low, high = float(flat.min()), float(flat.max())
+    span = high - low
     wanted = LEVELS if step <= 0 else int(min(LEVELS, np.ceil(span / step) + 1))
-    if len(unique) <= max(wanted, 2):
+    unique = _few_values(flat, max(wanted, 2))
+    if unique is not None:
         # unused entries: a number that is short in JSON and not below any value
         padded = np.concatenate([unique, np.full(LEVELS - len(unique), np.ceil(unique[-1]))])
-        return Codebook(padded.astype(np.float32), "exact")
+        return Codebook(padded.astype(np.float32), "exact", len(unique))
+    if wanted < LEVELS:
+        even = _even_levels(low, high, step)
+        if even is not None:
+            return even
+    uniform = np.linspace(low, high, LEVELS)
+    decimals = int(np.ceil(-np.log10(span / LEVELS / 10)))
     w = np.broadcast_to(weights, x.shape).ravel().astype(np.float64)
     if not w.any():
         w = np.ones_like(w)
-    uniform = np.linspace(unique[0], unique[-1], wanted)
-    decimals = int(np.ceil(-np.log10(span / wanted / 10)))
-    if wanted < LEVELS:
-        short = _short(uniform, decimals)
-        return Codebook(np.concatenate([short, np.full(LEVELS - wanted, short[-1])]), "uniform")
     # both are judged, and the second is found, on a fine histogram: its cost is one pass
     counts, edges = np.histogram(flat, _HISTOGRAM_BINS, weights=w)
     sums, _ = np.histogram(flat, edges, weights=w * flat)
@@ -208,9 +222,33 @@ def fit_codebook(x: np.ndarray, weights: np.ndarray, step: float = 0.0) -> Codeb
         Codebook(_short(uniform, decimals), "uniform"),
         Codebook(_short(_lloyd(centers, counts), decimals), "lloyd"),
     ]
-    errors = [float((w * (c.decode(c.encode(flat)) - flat) ** 2).sum()) for c in candidates]
+    errors = [float((counts * (c.decode(c.encode(centers)) - centers) ** 2).sum())
+              for c in candidates]  # fmt: skip
     # even steps make smaller files, so the other has to be clearly better
     return candidates[0] if errors[0] <= errors[1] / 0.7 else candidates[1]
+
+
+def _few_values(flat: np.ndarray, most: int) -> np.ndarray | None:
+    """The distinct values, ascending, when there are at most `most`; a sample rules out quickly."""
+    if len(np.unique(flat[:: max(1, len(flat) // 4096)])) > most:
+        return None
+    unique = np.unique(flat)
+    return unique if len(unique) <= most else None
+
+
+def _even_levels(low: float, high: float, step: float) -> Codebook | None:
+    """Multiples of about `step` from `low` to `high`, 0 among them where it lies between; None
+    where 256 are not enough."""
+    decimals = int(np.ceil(-np.log10(step / 20)))
+    step = round(step, decimals + 1)
+    first, last = math.floor(low / step + 0.499), math.ceil(high / step - 0.499)
+    count = last - first + 1
+    if count > LEVELS:
+        return None
+    levels = np.round(step * np.arange(first, last + 1), decimals + 1)
+    padded = np.concatenate([levels, np.full(LEVELS - count, np.ceil(levels[-1]))])
+    has_zero = first <= 0 <= last
+    return Codebook(padded.astype(np.float32), "uniform", count, step if has_zero else 0.0)
 
 
 def _short(levels: np.ndarray, decimals: int) -> np.ndarray:

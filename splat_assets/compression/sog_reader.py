@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,15 @@ def read_sog(path: Path | str) -> Gaussians:
         raise UserError(f"{path} cannot be read: {missing} does not exist.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def decode_members(files: Mapping[str, bytes]) -> Gaussians:
+    """Decode the members of a SOG file of version 2 that were just encoded."""
+
+    def read(name: str, limit: int) -> bytes:
+        return files[name]
+
+    return _read_v2(_read_meta(read), read)
 
 
 def read_sog_meta(path: Path | str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """SOG v2, the compressed splat format of PlayCanvas: seven lossless WebP images and a `meta.json`.
 
-Written as one `.sog` (a stored ZIP) or as a folder. Nothing but standard SOG comes out; what makes
-the files smaller and closer than usual is in `quantize`, `sorting` and `palette`. The same input
-and options give the same bytes.
+Written as one `.sog` (a ZIP of stored images and a deflated `meta.json`) or as a folder. Nothing
+but standard SOG comes out; what makes the files smaller and closer than usual is in `precision`,
+`quantize`, `sorting` and `palette`. The same input and options give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import json
 import math
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from PIL import Image
 
 from splat_assets import __version__
 from splat_assets.artifacts.manifest import write_bytes_atomic
-from splat_assets.compression.palette import Palette, build_palette, nearest
+from splat_assets.compression.palette import Palette, choose_palette
 from splat_assets.compression.precision import Precision
 from splat_assets.compression.quantize import (
     Codebook,
@@ -30,6 +31,8 @@ from splat_assets.compression.quantize import (
     quantize_means,
 )
 from splat_assets.compression.sorting import Order, Sorting, sort_gaussians
+from splat_assets.compression.views import importance
+from splat_assets.compute import available_threads
 from splat_assets.errors import UserError
 from splat_assets.gaussians.cleanup import CleanupReport, clean
 from splat_assets.gaussians.gaussians import Gaussians
@@ -39,8 +42,9 @@ META = "meta.json"
 PALETTE_COLUMNS = 64  # palette entries per image row, fixed by the format
 # scales beyond these (natural log) are invisible or infinite for any renderer
 _SCALE_RANGE = (-20.0, 20.0)
-_CODEBOOK_SHARE = 0.1  # of the palette's error that its codebook may add
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+_SAME_PRICE = 0.35  # difference of ln prices below which a palette serves again
+_LEAST_IMPORTANCE = 1 / 16  # of the mean
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,15 @@ class SogOptions:
     """How to encode.
 
     `precision` comes from `precision.measure_sensitivity` for a wanted quality (see `targets`); by
-    default everything is stored as finely as the format goes. `palette_size` None
-    searches for the smallest palette that has its `palette_mse`, or where that is 0, an estimated
-    colour error, seen alone, of at most that of `palette_db`.
+    default everything is stored as finely as the format goes. `palette_size` None takes the palette
+    that costs least at the precision's price of a bit.
     """
 
     order: Order = "hilbert"
     palette_size: int | None = None
-    palette_db: float = 32.0
     precision: Precision = field(default_factory=Precision)
     drop_invisible: bool = False  # those that never reach 1/255, which nobody draws
+    canonical: bool = True  # of the 24 forms of a rotation the smallest
     seed: int = 0
     extras: dict[str, Any] = field(default_factory=dict)  # application data kept in meta.json
 
@@ -87,7 +90,6 @@ def encode_sog(
     Raises `UserError` when no Gaussian has finite values, `Cancelled` when asked to stop.
     """
     options, progress = options or SogOptions(), progress or silent()
-    precision = options.precision
     kept, cleanup = clean(gaussians, drop_invisible=options.drop_invisible)
     if not len(kept):
         raise UserError(
@@ -95,66 +97,159 @@ def encode_sog(
         )
     if cleanup.dropped:
         progress.warn(cleanup.describe())
-    means = quantize_means(kept.means, precision.means)
-    sorting = sort_gaussians(
-        options.order, means.values, lambda: _sorting_features(kept), options.seed
-    )
-    if sorting.note:
-        progress.warn(f"Order: {sorting.note}")
-    kept = kept.select(sorting.permutation)
-    progress.update(0.1, "Quantising positions, rotations and colours")
-    quats, scales = canonical_rotations(kept.quats, np.clip(kept.scales, *_SCALE_RANGE))
-    weights = importance(kept)
-    scale_book = fit_codebook(scales, weights[:, None], precision.scales)
-    color_book = fit_codebook(kept.sh0[:, 0], weights[:, None], precision.sh0)
-    values = means.values[sorting.permutation]
-    sh0 = np.empty((len(kept), 4), np.uint8)
-    sh0[:, :3] = color_book.encode(kept.sh0[:, 0])
-    sh0[:, 3] = _opacity_bytes(kept.opacities, precision.opacities)
+    encoder = SogEncoder(kept, options, cleanup=cleanup, progress=progress)
+    return encoder.encode(options.precision, progress.span(0.1, 1.0))
 
-    size = _image_size(len(kept))
-    files = {
-        "means_l.webp": _encode_image((values & 255).astype(np.uint8), size),
-        "means_u.webp": _encode_image((values >> 8).astype(np.uint8), size),
-        "quats.webp": _encode_image(pack_quats(quats, precision.quats), size),
-        "scales.webp": _encode_image(scale_book.encode(scales), size),
-        "sh0.webp": _encode_image(sh0, size),
-    }
-    meta: dict[str, Any] = {
-        "version": 2,
-        "asset": {"generator": f"splat-assets {__version__}"},
-        "count": len(kept),
-    }
-    if kept.antialiased or kept.flat:
-        meta["model"] = "2dgs" if kept.flat else "antialiased"
-    if options.extras:
-        meta["extras"] = options.extras
-    meta["means"] = {
-        "mins": means.mins.tolist(),
-        "maxs": means.maxs.tolist(),
-        "files": ["means_l.webp", "means_u.webp"],
-    }
-    meta["scales"] = {"codebook": _numbers(scale_book), "files": ["scales.webp"]}
-    meta["quats"] = {"files": ["quats.webp"]}
-    meta["sh0"] = {"codebook": _numbers(color_book), "files": ["sh0.webp"]}
-    codebooks = {"scales": scale_book.kind, "sh0": color_book.kind}
-    palette_size = 0
-    if kept.sh_degree:
-        progress.update(0.3, "Building the palette of view-dependent colour")
-        palette = _fit_palette(kept, weights, options, progress.span(0.3, 0.9))
-        book, centroids, labels = _quantize_palette(kept, palette)
-        palette_size, codebooks["shN"] = len(centroids), book.kind
-        pictures = _smallest_palette_pictures(centroids, labels, size)
-        files["shN_centroids.webp"], files["shN_labels.webp"] = pictures
-        meta["shN"] = {
-            "count": palette_size,
-            "bands": kept.sh_degree,
-            "codebook": _numbers(book),
-            "files": ["shN_centroids.webp", "shN_labels.webp"],
+
+class SogEncoder:
+    """One splat, prepared once and then encoded at one or several precisions."""
+
+    def __init__(
+        self,
+        gaussians: Gaussians,
+        options: SogOptions,
+        *,
+        sh_worth: np.ndarray | None = None,
+        cleanup: CleanupReport | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Bring the Gaussians into their order.
+
+        Args:
+            gaussians: cleaned, one at least.
+            options: `precision` is not used.
+            sh_worth: [N] error of the picture per squared distance of SH vectors, where measured.
+        """
+        self._options, self._progress = options, progress or silent()
+        self._cleanup = cleanup or CleanupReport(len(gaussians), 0, 0)
+        positions = quantize_means(gaussians.means).values
+        self.sorting = sort_gaussians(
+            options.order, positions, lambda: _sorting_features(gaussians), options.seed
+        )
+        if self.sorting.note:
+            self._progress.warn(f"Order: {self.sorting.note}")
+        self._gaussians = gaussians.select(self.sorting.permutation)
+        self._sh_worth = None if sh_worth is None else sh_worth[self.sorting.permutation]
+        self._importance = importance(self._gaussians)
+        scales = np.clip(self._gaussians.scales, *_SCALE_RANGE)
+        if options.canonical:
+            self._quats, self._scales = canonical_rotations(self._gaussians.quats, scales)
+        else:
+            self._quats, self._scales = self._gaussians.quats.astype(np.float64), scales
+        self._palette: tuple[float, Palette | None] | None = None
+
+    def encode(self, precision: Precision, progress: Progress | None = None) -> EncodedSog:
+        """The members of a SOG file. Raises `Cancelled` when asked to stop."""
+        progress = progress or silent()
+        kept, size = self._gaussians, _image_size(len(self._gaussians))
+        progress.update(0.0, "Quantising positions, rotations and colours")
+        pictures, books, mins, maxs = self._pictures(precision)
+        names = list(pictures)
+        texels = [pictures.pop(name) for name in names]
+        with ThreadPoolExecutor(available_threads()) as pool:
+            encoded = pool.map(lambda image: _encode_image(image, size), texels)
+            files = dict(zip(names, encoded, strict=True))
+        del texels
+        meta: dict[str, Any] = {
+            "version": 2,
+            "asset": {"generator": f"splat-assets {__version__}"},
+            "count": len(kept),
         }
-    progress.update(0.95, "Encoded")
-    files[META] = json.dumps(meta, separators=(",", ":"), allow_nan=False).encode()
-    return EncodedSog(files, len(kept), sorting, palette_size, codebooks, cleanup, precision)
+        if kept.antialiased or kept.flat:
+            meta["model"] = "2dgs" if kept.flat else "antialiased"
+        if self._options.extras:
+            meta["extras"] = self._options.extras
+        meta["means"] = {
+            "mins": mins.tolist(),
+            "maxs": maxs.tolist(),
+            "files": ["means_l.webp", "means_u.webp"],
+        }
+        meta["scales"] = {"codebook": _numbers(books["scales"]), "files": ["scales.webp"]}
+        meta["quats"] = {"files": ["quats.webp"]}
+        meta["sh0"] = {"codebook": _numbers(books["sh0"]), "files": ["sh0.webp"]}
+        palette = self.palette(precision, progress.span(0.3, 0.9))
+        if palette is not None:
+            books["shN"] = palette.book
+            files["shN_centroids.webp"], files["shN_labels.webp"] = palette.pictures
+            meta["shN"] = {
+                "count": len(palette.codes),
+                "bands": kept.sh_degree,
+                "codebook": _numbers(palette.book),
+                "files": ["shN_centroids.webp", "shN_labels.webp"],
+            }
+        progress.update(0.95, "Encoded")
+        files[META] = json.dumps(meta, separators=(",", ":"), allow_nan=False).encode()
+        return EncodedSog(
+            files,
+            len(kept),
+            self.sorting,
+            0 if palette is None else len(palette.codes),
+            {name: book.kind for name, book in books.items()},
+            self._cleanup,
+            precision,
+        )
+
+    def palette(self, precision: Precision, progress: Progress | None = None) -> Palette | None:
+        """The palette of SH coefficients at this price of a bit: the last one again where the
+        price has hardly changed. None where there are no coefficients, or none worth their bytes.
+        """
+        kept, progress = self._gaussians, progress or silent()
+        if not kept.sh_degree:
+            return None
+        price = precision.bit_price
+        if self._palette is not None:
+            known, palette = self._palette
+            if known == price or (known > 0 and abs(math.log(price / known)) < _SAME_PRICE):
+                return palette
+        progress.update(0.0, "Building the palette of view-dependent colour")
+        size = _image_size(len(kept))
+        palette = choose_palette(
+            np.ascontiguousarray(kept.shN.reshape(len(kept), -1)),
+            self._worth(precision),
+            bit_price=price,
+            draw=lambda codes, labels: _smallest_palette_pictures(codes, labels, size),
+            size=self._options.palette_size,
+            seed=self._options.seed,
+            report=lambda fraction: progress.update(fraction, "Building the palette"),
+        )
+        self._palette = (price, palette)
+        return palette
+
+    def sh_error(self, precision: Precision) -> float:
+        """Mean squared error of the picture that the palette will leave."""
+        palette = self.palette(precision)
+        if palette is not None:
+            return palette.error
+        squares = np.einsum("nkc,nkc->n", *(2 * (self._gaussians.shN.astype(np.float64),)))
+        return float(self._worth(precision) @ squares)
+
+    def _worth(self, precision: Precision) -> np.ndarray:
+        if self._sh_worth is not None:
+            return self._sh_worth
+        mean = precision.sh_worth or 1 / len(self._importance)
+        return np.maximum(self._importance * len(self._importance), _LEAST_IMPORTANCE) * mean
+
+    def _pictures(
+        self, precision: Precision
+    ) -> tuple[dict[str, np.ndarray], dict[str, Codebook], np.ndarray, np.ndarray]:
+        """Texels [N, 3 or 4] by file name, codebooks by property, and the box of positions."""
+        kept, weights = self._gaussians, self._importance[:, None]
+        means = quantize_means(kept.means, precision.means)
+        books = {
+            "scales": fit_codebook(self._scales, weights, precision.scales),
+            "sh0": fit_codebook(kept.sh0[:, 0], weights, precision.sh0),
+        }
+        sh0 = np.empty((len(kept), 4), np.uint8)
+        sh0[:, :3] = books["sh0"].encode(kept.sh0[:, 0])
+        sh0[:, 3] = _opacity_bytes(kept.opacities, precision.opacities)
+        pictures = {
+            "means_l.webp": (means.values & 255).astype(np.uint8),
+            "means_u.webp": (means.values >> 8).astype(np.uint8),
+            "quats.webp": pack_quats(self._quats, precision.quats),
+            "scales.webp": books["scales"].encode(self._scales),
+            "sh0.webp": sh0,
+        }
+        return pictures, books, means.mins, means.maxs
 
 
 def bundle_bytes(encoded: EncodedSog) -> bytes:
@@ -164,7 +259,8 @@ def bundle_bytes(encoded: EncodedSog) -> bytes:
         for name, data in encoded.files.items():
             info = zipfile.ZipInfo(name, _ZIP_DATE)
             info.create_system = 3  # else the platform's
-            bundle.writestr(info, data)
+            packed = zipfile.ZIP_DEFLATED if name == META else zipfile.ZIP_STORED
+            bundle.writestr(info, data, packed, 9)
     return buffer.getvalue()
 
 
@@ -184,66 +280,27 @@ def write_folder(folder: Path | str, encoded: EncodedSog) -> int:
     return sum(encoded.field_bytes.values())
 
 
-def importance(gaussians: Gaussians) -> np.ndarray:
-    """[N] float64, how much of a picture each Gaussian is likely to fill: opacity times its area
-    as seen from around the scene's centre. Relative values only."""
-    means = gaussians.means.astype(np.float64)
-    center = np.median(means, axis=0)
-    distance2 = ((means - center) ** 2).sum(axis=1)
-    radius2 = np.median(distance2)
-    scales = np.sort(np.clip(gaussians.scales.astype(np.float64), *_SCALE_RANGE), axis=1)
-    area = np.exp(scales[:, 1] + scales[:, 2])
-    # the viewer stands about as far from the centre as the scene is wide
-    seen = _sigmoid(gaussians.opacities) * area / (distance2 + 4 * radius2 + 1e-12)
-    total = seen.sum()
-    return seen / total if total > 0 else np.full(len(means), 1 / len(means))
-
-
-def _fit_palette(
-    g: Gaussians, weights: np.ndarray, options: SogOptions, progress: Progress
-) -> Palette:
-    # an orthonormal basis: the mean over the sphere of the squared colour error of a channel is
-    # the squared distance of its coefficients over 4 pi; over three channels, 12 pi
-    max_mse = options.precision.palette_mse or 12 * math.pi * 10 ** (-options.palette_db / 10)
-    points = np.ascontiguousarray(g.shN.reshape(len(g), -1))
-    return build_palette(
-        points,
-        weights,
-        size=options.palette_size,
-        max_mse=max_mse,
-        seed=options.seed,
-        report=lambda fraction: progress.update(fraction, "Building the palette"),
-    )
-
-
-def _quantize_palette(g: Gaussians, palette: Palette) -> tuple[Codebook, np.ndarray, np.ndarray]:
-    """The palette's codebook, its entries as bytes [K, C, 3], and labels [N] for what a decoder
-    will see of it."""
-    usage = np.bincount(palette.labels, minlength=len(palette.vectors)).astype(np.float64)
-    share = _CODEBOOK_SHARE * palette.mse / palette.vectors.shape[1]
-    book = fit_codebook(palette.vectors, usage[:, None], math.sqrt(12 * share))
-    codes = book.encode(palette.vectors)
-    labels = palette.labels
-    if not palette.is_exact:
-        labels, _ = nearest(g.shN.reshape(len(g), -1), book.decode(codes))
-    return book, codes.reshape(len(codes), -1, 3), labels
-
-
 def _smallest_palette_pictures(
-    centroids: np.ndarray, labels: np.ndarray, size: tuple[int, int]
+    codes: np.ndarray, labels: np.ndarray, size: tuple[int, int]
 ) -> tuple[bytes, bytes]:
     """Entries in the order they have (like beside like), or in the order of their first use (with
-    many entries the labels then mostly count up), whichever makes the smaller images."""
-    first = np.full(len(centroids), len(labels), np.int64)
+    many entries the labels then mostly count up), whichever makes the smaller images.
+
+    Args:
+        codes: [K, 3 C] uint8.
+        labels: [N] below K.
+    """
+    entries = codes.reshape(len(codes), -1, 3)
+    first = np.full(len(entries), len(labels), np.int64)
     np.minimum.at(first, labels, np.arange(len(labels)))
     candidates = []
-    for order in (np.arange(len(centroids)), np.argsort(first, kind="stable")):
+    for order in (np.arange(len(entries)), np.argsort(first, kind="stable")):
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         renamed = rank[labels]
         texels = np.zeros((len(labels), 3), np.uint8)
         texels[:, 0], texels[:, 1] = renamed & 255, renamed >> 8
-        candidates.append((_encode_palette(centroids[order]), _encode_image(texels, size)))
+        candidates.append((_encode_palette(entries[order]), _encode_image(texels, size)))
     return min(candidates, key=lambda pair: len(pair[0]) + len(pair[1]))
 
 

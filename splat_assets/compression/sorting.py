@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,37 +42,49 @@ def sort_gaussians(
 
     Args:
         order: the order wanted. A sorter that fails is replaced by the next best one (the package
-            `plas`, our own, `hilbert`), and `note` says so.
+            `plas`, our own, `hilbert`, `morton`), and `note` says so.
         positions: [N, 3] unsigned integers below 2**16, the quantised positions.
         features: gives [N, C] float32 for `plas`; only called when needed.
         seed: of `plas`, which starts from a random arrangement.
     """
-    began = time.perf_counter()
-    used, sorter, notes = order, "built-in", []
-    permutation = None
+    began, notes = time.perf_counter(), []
+    for used, sorter, sort in _sorters(order, positions, features, seed):
+        try:
+            permutation = sort()
+        except Exception as error:  # a sorter must not cost the result
+            notes.append(f"{used} ({sorter}) failed: {error}")
+            continue
+        if not _is_permutation(permutation, len(positions)):
+            notes.append(f"{used} ({sorter}) did not give an order")
+            continue
+        if used != order:
+            notes.append(f"{used} instead of {order}")
+        seconds = time.perf_counter() - began
+        return Sorting(permutation, used, seconds, "; ".join(notes), sorter)
+    raise AssertionError("the order they have cannot fail")
+
+
+def _sorters(
+    order: Order, positions: np.ndarray, features: Callable[[], np.ndarray], seed: int
+) -> Iterator[tuple[Order, str, Callable[[], np.ndarray]]]:
+    """(order, who does it, how), from the one wanted to the plainest."""
     if order == "plas":
-        matrix = features()
-        sorters: list[tuple[str, Callable[[], np.ndarray]]] = [
-            ("built-in", lambda: plas_order(matrix, _along(hilbert_key, positions), seed=seed))
-        ]
         if plas_problem() is None:
-            sorters.insert(0, ("plas package", lambda: _package_order(matrix, seed)))
-        for name, sort in sorters:
-            try:
-                permutation, sorter = sort(), name
-                break
-            except Exception as error:  # a sorter must not cost the result
-                notes.append(f"the {name} failed: {error}")
-        if permutation is None:
-            used = "hilbert"
-            notes.append("hilbert instead of plas")
-    if permutation is None:
-        if used == "none":
-            permutation = np.arange(len(positions))
-        else:
-            permutation = _along(hilbert_key if used == "hilbert" else morton_key, positions)
-    seconds = time.perf_counter() - began
-    return Sorting(permutation, used, seconds, "; ".join(notes), sorter)
+            yield "plas", "plas package", lambda: _package_order(features(), seed)
+        yield (
+            "plas",
+            "built-in",
+            lambda: plas_order(features(), _along(hilbert_key, positions), seed=seed),
+        )
+    if order in ("plas", "hilbert"):
+        yield "hilbert", "built-in", lambda: _along(hilbert_key, positions)
+    if order != "none":
+        yield "morton", "built-in", lambda: _along(morton_key, positions)
+    yield "none", "built-in", lambda: np.arange(len(positions))
+
+
+def _is_permutation(order: np.ndarray, count: int) -> bool:
+    return order.shape == (count,) and bool((np.bincount(order, minlength=count) == 1).all())
 
 
 def plas_order(features: np.ndarray, start: np.ndarray, *, seed: int) -> np.ndarray:

@@ -1,39 +1,48 @@
 """From what people want (a preset, a quality, a size) to an encoded splat.
 
-The precision comes from the splat's own sensitivity. A quality or a size that was asked for by
-number is checked on the decoded file and approached in a few rounds.
+The precision comes from the splat's own sensitivity, corrected by what each property's rounding was
+seen to cost. A quality or a size that was asked for by number is checked on the decoded file and
+approached in a few rounds.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from splat_assets.compression.precision import (
-    Precision,
-    Sensitivity,
-    measure_sensitivity,
-    probe_views,
+from splat_assets.compression.precision import Precision, Sensitivity, measure_sensitivity
+from splat_assets.compression.pruning import prune
+from splat_assets.compression.sog_reader import decode_members
+from splat_assets.compression.sog_writer import (
+    EncodedSog,
+    SogEncoder,
+    SogOptions,
+    bundle_bytes,
+    encode_sog,
 )
-from splat_assets.compression.sog_reader import read_sog
-from splat_assets.compression.sog_writer import EncodedSog, SogOptions, bundle_bytes, encode_sog
+from splat_assets.compression.views import shrunk, views_around, views_between
 from splat_assets.datasets.options import CompressOptions
-from splat_assets.gaussians.cleanup import clean
+from splat_assets.gaussians.cleanup import CleanupReport, clean
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.splat_model import View
 from splat_assets.progress import Progress
 
 # PSNR of the decoded splat's pictures against the original's
 PRESET_DB = {"web": 40.0, "standard": 48.0, "archive": 58.0}
-_DB_RANGE = (24.0, 70.0)
-_ROUNDS = 4
-_CLOSE_DB = 0.3
-
-Encode = Callable[[float, int], EncodedSog]  # quality aimed at, number of the round
+_DB_RANGE = (20.0, 75.0)
+_ROUNDS = 6
+_CLOSE_DB = 0.15
+_LEAST_STEP_DB = 0.3
+_OFF_DB = 0.7  # from a preset's goal
+_LOOKED_AT = 300_000  # Gaussians up to which a preset's result is looked at
+_CLOSE_SIZE = 0.02
+_CHECK_WORK = 8e5  # Gaussians times views
+_CHECK_VIEWS, _CHECK_SIDE = 8, 400
+_BETWEEN = 24  # views between cameras, in which errors are weighed too
+_MOST_SH = 0.7  # of the error allowed, that the palette may leave
 
 
 @dataclass(frozen=True)
@@ -43,17 +52,22 @@ class TargetedSog:
     encoded: EncodedSog
     aimed_db: float  # what the precision was chosen for
     notes: tuple[str, ...]  # what could not be done as asked
+    pruned: int = 0  # Gaussians left out for their small contribution
+    measured_db: float | None = None  # of the decoded file, where it was looked at
 
 
 def encode_as_wished(
     gaussians: Gaussians,
     options: CompressOptions,
-    views: Sequence[View],
+    views: Sequence[View] | None,
     progress: Progress,
     *,
     background: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> TargetedSog:
-    """Encode with the options' preset or targets, judged in `views`.
+    """Encode with the options' preset or targets.
+
+    Args:
+        views: cameras the splat was made with, in its frame; None looks at it from around.
 
     Raises `UserError` when no Gaussian has finite values, `Cancelled` when asked to stop.
     """
@@ -64,96 +78,198 @@ def encode_as_wished(
         seed=options.seed,
     )
     goal = options.target_db or PRESET_DB[options.preset]
-    kept, _ = clean(gaussians)
+    kept, cleanup = clean(gaussians, drop_invisible=base.drop_invisible)
     if not len(kept):
         return TargetedSog(encode_sog(gaussians, base, progress), goal, ())  # says what is wrong
+    if cleanup.dropped:
+        progress.warn(cleanup.describe())
     progress.update(0.0, "Measuring what each property is worth")
-    sensitivity = measure_sensitivity(kept, views, background=background)
-    rounds = 1 if options.target_db is None and options.max_mb is None else _ROUNDS
+    cameras = list(views) if views else views_around(kept)
+    judges = [*cameras, *views_between(cameras, _BETWEEN)] if views else cameras
+    checks = _check_views(cameras, len(kept))
 
-    def encode(db: float, index: int) -> EncodedSog:
-        part = progress.span(0.1 + 0.9 * index / rounds, 0.1 + 0.9 * (index + 1) / rounds)
-        return encode_sog(gaussians, replace(base, precision=_precision(sensitivity, db)), part)
+    def aim(pruned: bool) -> _Aim:
+        return _Aim(kept, cleanup, base, judges, checks, background, goal, pruned, progress)
 
     if options.max_mb is not None:
-        return _fit_size(encode, goal, options.max_mb * 1e6)
+        return aim(options.prune).fit_size(options.max_mb * 1e6)
     if options.target_db is None:
-        return TargetedSog(encode(goal, 0), goal, ())
-    return _fit_quality(encode, goal, kept, views, background)
+        return aim(options.prune).once()
+    found = aim(options.prune).fit_quality()
+    if found.pruned and (found.measured_db or 0.0) < goal:
+        found = aim(False).fit_quality()
+    for note in found.notes:
+        progress.warn(note)
+    return found
 
 
-def _precision(sensitivity: Sensitivity, db: float) -> Precision:
-    return sensitivity.precision(float(np.clip(db, *_DB_RANGE)))
+class _Aim:
+    """One splat on its way to a goal."""
 
-
-def _fit_quality(
-    encode: Encode,
-    goal: float,
-    original: Gaussians,
-    views: Sequence[View],
-    background: Sequence[float],
-) -> TargetedSog:
-    """The smallest found that has at least `goal`, else the best."""
-    aim, best, best_db = goal, None, -np.inf
-    for index in range(_ROUNDS):
-        encoded = encode(aim, index)
-        reached = measured_db(original, encoded, views, background)
-        better = best is None or (
-            len(bundle_bytes(encoded)) < len(bundle_bytes(best))
-            if min(reached, best_db) >= goal
-            else reached > best_db
+    def __init__(
+        self,
+        kept: Gaussians,
+        cleanup: CleanupReport,
+        options: SogOptions,
+        views: Sequence[View],
+        checks: list[View],
+        background: Sequence[float],
+        goal: float,
+        pruned: bool,
+        progress: Progress,
+    ) -> None:
+        self._original, self._background, self._goal = kept, background, goal
+        self._progress, self._notes = progress, []  # type: ignore[var-annotated]
+        self._checks = checks
+        self._exact: list[np.ndarray] = []
+        self._looks = len(kept) <= _LOOKED_AT
+        self._pruned = 0
+        self._sensitivity: Sensitivity | None = None
+        worth = None
+        try:
+            sensitivity = measure_sensitivity(kept, views, background=background)
+            if pruned:
+                keep = prune(kept, sensitivity, goal)
+                self._pruned = int(len(kept) - keep.sum())
+                kept, sensitivity = kept.select(keep), sensitivity.select(keep)
+            worth = sensitivity.sh_worth
+            self._sensitivity = sensitivity
+        except (ArithmeticError, RuntimeError, ValueError, ImportError, OSError) as error:
+            # without it everything is stored finely: larger, never worse
+            self._note(f"what errors cost could not be measured ({error}); all stored finely")
+        self._encoder = SogEncoder(
+            kept, options, sh_worth=worth, cleanup=cleanup, progress=progress
         )
-        if better:
-            best, best_db = encoded, reached
-        if 0 <= reached - goal <= _CLOSE_DB or aim >= _DB_RANGE[1]:
-            break
-        aim += goal - reached + _CLOSE_DB / 2
-    assert best is not None
-    notes = []
-    if best_db < goal:
-        notes.append(f"{goal:g} dB could not be reached; the file has {best_db:.1f} dB")
-    return TargetedSog(best, aim, tuple(notes))
+        progress.update(0.15, "Choosing the precision")
+
+    def once(self) -> TargetedSog:
+        """At the goal of a preset; once more where a look at the result shows it clearly off."""
+        encoded, reached = self._try(self._goal, 0, check=self._looks)
+        aim = self._goal
+        if self._looks and abs(reached - aim) > _OFF_DB:
+            aim = float(np.clip(2 * self._goal - reached, self._goal - 5, self._goal + 5))
+            encoded, reached = self._try(aim, _ROUNDS - 1)
+        return self._result(encoded, aim, reached if self._looks else None)
+
+    def fit_quality(self) -> TargetedSog:
+        """The smallest found that has at least the goal, else the best."""
+        goal, aim = self._goal, self._goal
+        best: tuple[float, int, EncodedSog] | None = None
+        tried: list[tuple[float, float]] = []
+        for index in range(_ROUNDS):
+            encoded, reached = self._try(aim, index)
+            size = len(bundle_bytes(encoded))
+            if (
+                best is None
+                or (reached >= goal and (best[0] < goal or size < best[1]))
+                or (reached > best[0] and best[0] < goal)
+            ):
+                best = (reached, size, encoded)
+            tried.append((aim, reached))
+            if 0 <= reached - goal <= _CLOSE_DB or (reached < goal and aim >= _DB_RANGE[1]):
+                break
+            aim = _next_aim(tried, goal + _CLOSE_DB / 2)
+            if any(abs(aim - known) < 0.01 for known, _ in tried):
+                break
+        assert best is not None
+        if best[0] < goal:
+            self._notes.append(f"{goal:g} dB could not be reached; the file has {best[0]:.1f} dB")
+        return self._result(best[2], tried[-1][0], best[0])
+
+    def fit_size(self, most: float) -> TargetedSog:
+        """The best found that has at most `most` bytes, else the smallest."""
+        low, high, aim = _DB_RANGE[0], self._goal, self._goal
+        best: tuple[float, EncodedSog] | None = None
+        smallest: tuple[int, float, EncodedSog] | None = None
+        for index in range(_ROUNDS + 1):
+            encoded, _ = self._try(aim, index, check=False)
+            size = len(bundle_bytes(encoded))
+            if smallest is None or size < smallest[0]:
+                smallest = (size, aim, encoded)
+            if size <= most:
+                best, low = (aim, encoded), aim
+                if aim >= self._goal or size >= (1 - _CLOSE_SIZE) * most:
+                    break
+            else:
+                high = aim
+            if best is None and aim > _DB_RANGE[0] and index >= 2:
+                aim = _DB_RANGE[0]  # does anything fit?
+            elif best is None and aim <= _DB_RANGE[0]:
+                break
+            else:
+                aim = (low + high) / 2
+        if best is None:
+            assert smallest is not None
+            self._note(f"{most / 1e6:g} MB could not be reached; merge Gaussians first (convert)")
+            best = smallest[1:]
+        return self._result(best[1], best[0])
+
+    def _try(self, aim: float, index: int, *, check: bool = True) -> tuple[EncodedSog, float]:
+        share = 0.8 / (_ROUNDS + 1)
+        part = self._progress.span(0.2 + share * index, 0.2 + share * (index + 1))
+        encoded = self._encoder.encode(self._precision(aim), part)
+        return encoded, self._measured(decode_members(encoded.files)) if check else 0.0
+
+    def _precision(self, goal: float) -> Precision:
+        """The coarsest storage with which pictures should have `goal` dB, palette included."""
+        if self._sensitivity is None:
+            return Precision()
+        allowed = 10 ** (-float(np.clip(goal, *_DB_RANGE)) / 10)
+        found = self._sensitivity.precision(-10 * math.log10(allowed))
+        if not self._original.sh_degree:
+            return self._sensitivity.fitting(allowed)
+        price = found.bit_price
+        for _ in range(3):
+            left = self._encoder.sh_error(replace(found, bit_price=price))
+            if left <= _MOST_SH * allowed:
+                break
+            price *= 0.6 * allowed / left
+        rest = max(allowed - left, (1 - _MOST_SH) * allowed)
+        fitted = self._sensitivity.fitting(rest)
+        return replace(fitted, bit_price=price)
+
+    def _measured(self, decoded: Gaussians) -> float:
+        """PSNR of its pictures against the original's."""
+        from splat_assets.compression.quality import psnr
+
+        if not self._exact:
+            self._exact = self._draw(self._original)
+        pairs = zip(self._draw(decoded), self._exact, strict=True)
+        return float(np.mean([psnr(a, b) for a, b in pairs]))
+
+    def _draw(self, gaussians: Gaussians) -> list[np.ndarray]:
+        from splat_assets.rendering import render
+
+        cameras = [render.View(v.viewmat, v.K, v.width, v.height) for v in self._checks]
+        pictures = render.render_views(gaussians, cameras, background=self._background)
+        return [np.clip(picture.rgb, 0, 1) for picture in pictures]
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+        self._progress.warn(text)
+
+    def _result(
+        self, encoded: EncodedSog, aim: float, measured: float | None = None
+    ) -> TargetedSog:
+        return TargetedSog(encoded, aim, tuple(self._notes), self._pruned, measured)
 
 
-def _fit_size(encode: Encode, goal: float, most: float) -> TargetedSog:
-    """The best found that has at most `most` bytes, else the smallest."""
-    first = encode(goal, 0)
-    if len(bundle_bytes(first)) <= most:
-        return TargetedSog(first, goal, ())
-    low, high = _DB_RANGE[0], goal
-    best: tuple[EncodedSog, float] | None = None
-    for index in range(1, _ROUNDS):
-        # the first guess is the worst that may be needed: if it does not fit, nothing does
-        aim = low if index == 1 else (low + high) / 2
-        encoded = encode(aim, index)
-        if len(bundle_bytes(encoded)) <= most:
-            best, low = (encoded, aim), aim
-        elif index == 1:
-            note = f"{most / 1e6:g} MB could not be reached; merge Gaussians first (convert)"
-            return TargetedSog(encoded, aim, (note,))
-        else:
-            high = aim
-    assert best is not None
-    return TargetedSog(best[0], best[1], ())
+def _next_aim(tried: list[tuple[float, float]], goal: float) -> float:
+    """Between the tries on either side of the goal, where the line through them meets it; a little
+    more beyond the nearest than it misses where all are on one side. Pairs are (aim, reached)."""
+    below = max((pair for pair in tried if pair[1] < goal), default=None)
+    above = min((pair for pair in tried if pair[1] >= goal), default=None)
+    if below is not None and above is not None and below[0] < above[0]:
+        share = (goal - below[1]) / max(above[1] - below[1], 1e-6)
+        return below[0] + float(np.clip(share, 0.1, 0.9)) * (above[0] - below[0])
+    nearest = min(tried, key=lambda pair: abs(pair[1] - goal))
+    missing = goal - nearest[1]
+    step = math.copysign(max(1.1 * abs(missing), _LEAST_STEP_DB), missing)
+    return float(np.clip(nearest[0] + step, *_DB_RANGE))
 
 
-def measured_db(
-    original: Gaussians,
-    encoded: EncodedSog,
-    views: Sequence[View],
-    background: Sequence[float] = (0.0, 0.0, 0.0),
-) -> float:
-    """PSNR of the decoded file against the original, over the probe views."""
-    from splat_assets.compression.quality import psnr
-    from splat_assets.rendering import render
-
-    with tempfile.TemporaryDirectory(prefix="splat-assets-") as scratch:
-        path = Path(scratch) / "probe.sog"
-        path.write_bytes(bundle_bytes(encoded))
-        decoded = read_sog(path)
-    cameras = [
-        render.View(v.viewmat, v.K, v.width, v.height) for v in probe_views(views, len(original))
-    ]
-    both = (render.render_views(g, cameras, background=background) for g in (original, decoded))
-    values = [psnr(np.clip(a.rgb, 0, 1), np.clip(b.rgb, 0, 1)) for a, b in zip(*both, strict=True)]
-    return float(np.mean(values))
+def _check_views(views: Sequence[View], count: int) -> list[View]:
+    """A few of the views, evenly spread, fewer for many Gaussians."""
+    wanted = int(np.clip(_CHECK_WORK // max(count, 1), 2, _CHECK_VIEWS))
+    picked = np.unique(np.linspace(0, len(views) - 1, min(wanted, len(views))).astype(int))
+    return [shrunk(views[index], _CHECK_SIDE) for index in picked]

@@ -34,7 +34,7 @@ from splat_assets_tests.compression.splat_models import (
     upright_views,
 )
 
-PLAIN = CompressOptions(viewer=False)
+PLAIN = CompressOptions(viewer=False, prune=False)
 
 
 def _compress(
@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SplatModel:
 def compressed(trained: SplatModel, tmp_path_factory: pytest.TempPathFactory) -> CompressedSplat:
     """Of a splat with cameras, in every format; nobody writes to it."""
     out = tmp_path_factory.mktemp("compressed") / "out"
-    options = CompressOptions(viewer=False, formats=("sog", "ply"))
+    options = CompressOptions(viewer=False, prune=False, formats=("sog", "ply"))
     return _compress(trained, out, options)
 
 
@@ -271,7 +271,7 @@ def test_viewer_page_carries_the_figures(trained: SplatModel, tmp_path: Path) ->
     problem = viewer.viewer_problem()
     if problem:
         pytest.skip(f"the browser viewer is not installed: {problem}")
-    done = _compress(trained, tmp_path / "out", CompressOptions())
+    done = _compress(trained, tmp_path / "out", CompressOptions(prune=False))
     page = done.viewer.read_text(encoding="utf-8")
     assert "600 Gaussians" in page and "on held-out photos" in page
     assert f"{done.summary['psnr_db']:.1f} dB" in page

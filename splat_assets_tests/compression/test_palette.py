@@ -1,6 +1,13 @@
-import numpy as np
+"""The palette of view-dependent colour, and the k-means below it."""
 
-from splat_assets.compression.palette import _nearest_by_cells, build_palette, nearest
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from splat_assets.compression.clusters import _nearest_by_cells, lloyd, nearest
+from splat_assets.compression.palette import Palette, choose_palette
+from splat_assets.compression.sog_writer import _image_size, _smallest_palette_pictures
 
 
 def _clustered(n: int, clusters: int, noise: float, dims: int = 24):
@@ -10,56 +17,95 @@ def _clustered(n: int, clusters: int, noise: float, dims: int = 24):
     return (centers[owner] + rng.normal(0, noise, (n, dims))).astype(np.float32), owner
 
 
-def _build(points, size=None, max_mse=0.0, weights=None, seed=0):
-    weights = np.ones(len(points)) if weights is None else weights
-    return build_palette(points, weights, size=size, max_mse=max_mse, seed=seed)
+def _choose(points, price, size=None, worth=None, seed=0) -> Palette | None:
+    worth = np.full(len(points), 1 / len(points)) if worth is None else worth
+    return choose_palette(
+        points,
+        worth,
+        bit_price=price,
+        draw=lambda codes, labels: _smallest_palette_pictures(
+            codes, labels, _image_size(len(labels))
+        ),
+        size=size,
+        seed=seed,
+    )
 
 
-def test_finds_the_clusters() -> None:
+def _shown(palette: Palette) -> np.ndarray:
+    return palette.book.decode(palette.codes)[palette.labels]
+
+
+def test_shared_entries_where_vectors_are_alike() -> None:
     points, owner = _clustered(4000, 100, 0.01)
-    palette = _build(points, size=128)
-    assert palette.mse < 3 * 24 * 0.01**2
+    palette = _choose(points, 1e-7)
+    assert palette is not None and palette.kind == "shared" and len(palette.codes) < 1000
     # Gaussians of one cluster do not end up with those of another
-    for label in np.unique(palette.labels):
-        assert len(np.unique(owner[palette.labels == label])) == 1
-    shown = ((points - palette.vectors[palette.labels]) ** 2).sum(axis=1).mean()
-    np.testing.assert_allclose(shown, palette.mse, rtol=1e-3)
+    assert all(len(np.unique(owner[palette.labels == k])) <= 1 for k in range(len(palette.codes)))
 
 
-def test_search_takes_what_the_target_needs() -> None:
-    points, _ = _clustered(6000, 3000, 0.01)
-    loose, tight = _build(points, max_mse=20.0), _build(points, max_mse=2.0)
-    assert len(loose.vectors) < len(tight.vectors)
-    assert loose.mse <= 20.0 and tight.mse <= 2.0
+def test_the_error_is_that_of_what_is_stored() -> None:
+    points, _ = _clustered(3000, 300, 0.1)
+    worth = np.random.default_rng(0).uniform(0.1, 1, 3000) / 3000
+    palette = _choose(points, 1e-6, worth=worth)
+    assert palette is not None
+    error = float(worth @ ((_shown(palette) - points) ** 2).sum(axis=1))
+    np.testing.assert_allclose(palette.error, error, rtol=1e-4)
 
 
-def test_few_vectors_are_kept_exactly() -> None:
-    values = np.random.default_rng(0).normal(size=(60, 9)).astype(np.float32)
-    points = values[np.random.default_rng(1).integers(0, 60, 3000)]
-    palette = _build(points)
-    assert palette.is_exact and palette.mse == 0
-    np.testing.assert_array_equal(palette.vectors[palette.labels], points)
+def test_a_dearer_bit_buys_a_smaller_palette() -> None:
+    points, _ = _clustered(3000, 1500, 0.02)
+    sizes, errors = [], []
+    for price in (1e-8, 1e-6, 1e-4):
+        palette = _choose(points, price)
+        assert palette is not None
+        sizes.append(palette.num_bytes)
+        errors.append(palette.error)
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.7 * sizes[0]
+    assert errors == sorted(errors)
+    assert _choose(points, 1.0) is None  # not worth a byte
 
 
-def test_weights_decide_who_is_served() -> None:
+def test_without_a_price_nothing_is_lost_that_fits() -> None:
+    values = np.random.default_rng(0).normal(size=200).astype(np.float32)
+    points = np.random.default_rng(1).choice(values, (3000, 9))
+    palette = _choose(points, 0.0)
+    assert palette is not None and palette.kind == "own" and palette.error == 0
+    np.testing.assert_array_equal(_shown(palette), points)
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_the_size_asked_for(size: int) -> None:
+    points, _ = _clustered(3000, 1500, 0.1)
+    palette = _choose(points, 1e-9, size=size)
+    assert palette is not None and 0.9 * size <= len(palette.codes) <= size
+    few = _choose(points[:50], 1e-9, size=size)
+    assert few is not None and len(few.codes) <= 50
+
+
+def test_worth_decides_who_is_served() -> None:
     points, _ = _clustered(3000, 1500, 0.01)
-    heavy = np.zeros(3000)
-    heavy[:50] = 1
-    palette = _build(points, size=64, weights=heavy + 1e-6)
-    errors = ((points - palette.vectors[palette.labels]) ** 2).sum(axis=1)
+    worth = np.full(3000, 1e-6)
+    worth[:50] = 1
+    palette = _choose(points, 1e-9, size=64, worth=worth)
+    assert palette is not None
+    errors = ((points - _shown(palette)) ** 2).sum(axis=1)
     assert errors[:50].mean() < 0.2 * errors[50:].mean()
 
 
-def test_same_seed_same_palette_and_sorted_entries() -> None:
+def test_same_seed_same_palette() -> None:
     points, _ = _clustered(2000, 300, 0.2)
-    one, two, other = _build(points, 128), _build(points, 128), _build(points, 128, seed=1)
-    np.testing.assert_array_equal(one.vectors, two.vectors)
-    np.testing.assert_array_equal(one.labels, two.labels)
-    assert not np.array_equal(one.vectors, other.vectors)
-    # along the first principal axis, neighbours in the palette resemble each other
-    steps = np.linalg.norm(np.diff(one.vectors, axis=0), axis=1).mean()
-    shuffled = np.random.default_rng(0).permutation(one.vectors)
-    assert steps < np.linalg.norm(np.diff(shuffled, axis=0), axis=1).mean()
+    one, two = _choose(points, 1e-6, 128), _choose(points, 1e-6, 128)
+    other = _choose(points, 1e-6, 128, seed=1)
+    assert one is not None and two is not None and other is not None
+    assert one.pictures == two.pictures != other.pictures
+
+
+def test_lloyd_moves_empty_centres_to_where_error_is() -> None:
+    points, _ = _clustered(1000, 8, 0.01)
+    start = np.concatenate([points[:4], np.full((4, points.shape[1]), 50, np.float32)])
+    before = nearest(points, start)[1].mean()
+    _, labels, errors = lloyd(points, np.ones(len(points)), start, 8)
+    assert len(np.unique(labels)) == 8 and errors.mean() < 0.7 * before
 
 
 def test_search_by_cells_is_nearly_exact() -> None:

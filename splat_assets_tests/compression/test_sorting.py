@@ -88,11 +88,20 @@ def test_a_sorter_that_fails_is_replaced_by_the_next(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("splat_assets.compression.sorting._package_order", fail)
     sorting = sort_gaussians("plas", positions, lambda: np.zeros((50, 4), np.float32))
     assert (sorting.order, sorting.sorter) == ("plas", "built-in")
-    assert sorting.note == "the plas package failed: too large"
+    assert sorting.note == "plas (plas package) failed: too large"
     monkeypatch.setattr("splat_assets.compression.sorting.plas_order", fail)
     sorting = sort_gaussians("plas", positions, lambda: np.zeros((50, 4), np.float32))
     assert sorting.order == "hilbert" and sorting.note.endswith("; hilbert instead of plas")
     assert sorted(sorting.permutation) == list(range(50))
+    monkeypatch.setattr("splat_assets.compression.sorting.hilbert_key", fail)
+    sorting = sort_gaussians("plas", positions, lambda: np.zeros((50, 4), np.float32))
+    assert sorting.order == "morton" and sorting.note.count("failed: too large") == 4 - 1
+    # an order that loses Gaussians is none
+    monkeypatch.setattr(
+        "splat_assets.compression.sorting.morton_key", lambda positions: np.zeros(3)
+    )
+    sorting = sort_gaussians("hilbert", positions, _no_features)
+    assert sorting.order == "none" and "morton (built-in) did not give an order" in sorting.note
 
 
 def test_plas_package_is_used_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

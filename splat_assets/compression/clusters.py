@@ -1,0 +1,164 @@
+"""k-means on vectors: seeded, weighted, on the CPU, with distances as one matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
+
+import numpy as np
+
+from splat_assets.compute import available_threads
+
+_BLOCK_BYTES = 4 << 20  # of a distance block: stays near the cache
+_EXACT_WORK = 3e8  # point-centre pairs up to which every centre is tried
+_SEARCHED = 0.15  # share of the centres that is tried otherwise
+_BATCHES = 4  # in which new entries are drawn
+
+
+def nearest(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the nearest centre [N] and the squared distance to it [N].
+
+    With many centres only those near a point's cell are tried (an inverted file, Jégou et al.
+    2011): a few points get the second nearest, for a fraction of the work.
+    """
+    with _one_blas_thread():
+        if len(points) * len(centers) <= _EXACT_WORK:
+            labels = _nearest_of(points, centers)
+        else:
+            labels = _nearest_by_cells(points, centers)
+    return labels, ((points - centers[labels]) ** 2).sum(axis=1)
+
+
+def _nearest_by_cells(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    count = max(16, int(2 * np.sqrt(len(centers))))
+    coarse = centers[np.linspace(0, len(centers) - 1, count).astype(int)]
+    for _ in range(3):
+        owner = _nearest_of(centers, coarse)
+        coarse = _means(centers, np.ones(len(centers)), owner, coarse)
+    owner = _nearest_of(centers, coarse)
+    cell = _nearest_of(points, coarse)
+    by_cell = np.argsort(cell, kind="stable")
+    bounds = np.searchsorted(cell[by_cell], np.arange(count + 1))
+    sizes = np.bincount(owner, minlength=count)
+    labels = np.empty(len(points), np.int64)
+
+    def search(c: int) -> None:
+        rows = by_cell[bounds[c] : bounds[c + 1]]
+        if not len(rows):
+            return
+        order = np.argsort(((coarse - coarse[c]) ** 2).sum(axis=1), kind="stable")
+        cells = int(np.searchsorted(np.cumsum(sizes[order]), len(centers) * _SEARCHED)) + 1
+        candidates = np.flatnonzero(np.isin(owner, order[:cells]))
+        labels[rows] = candidates[_nearest_of(points[rows], centers[candidates], threads=1)]
+
+    _in_threads(search, range(count))
+    return labels
+
+
+def _nearest_of(points: np.ndarray, centers: np.ndarray, threads: int | None = None) -> np.ndarray:
+    """[N] index of the nearest centre: |p - c|² is smallest where p·c - |c|²/2 is largest."""
+    rows = max(1, _BLOCK_BYTES // (4 * len(centers)))
+    half = 0.5 * np.einsum("kd,kd->k", centers, centers)
+    transposed = np.ascontiguousarray(centers.T)
+    labels = np.empty(len(points), np.int64)
+
+    def search(first: int) -> None:
+        score = points[first : first + rows] @ transposed
+        score -= half
+        labels[first : first + rows] = score.argmax(axis=1)
+
+    _in_threads(search, range(0, len(points), rows), threads)
+    return labels
+
+
+def _in_threads(
+    work: Callable[[int], None], items: Iterable[int], threads: int | None = None
+) -> None:
+    """Independent pieces of numpy work, which frees the interpreter lock; results do not depend on
+    how many run at once."""
+    threads = available_threads() if threads is None else threads
+    if threads == 1:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, items))
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """The pieces run side by side; threads inside each would only wait for one another."""
+    try:
+        limits = import_module("threadpoolctl").threadpool_limits
+    except ImportError:  # slower, not different
+        yield
+        return
+    with limits(1, user_api="blas"):
+        yield
+
+
+def lloyd(
+    points: np.ndarray, mass: np.ndarray, centers: np.ndarray, rounds: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Some rounds of weighted k-means; a cluster left empty moves to the worst point."""
+    labels, errors = nearest(points, centers)
+    for _ in range(rounds):
+        centers = _means(points, mass, labels, centers)
+        empty = np.flatnonzero(np.bincount(labels, minlength=len(centers)) == 0)
+        if len(empty):
+            worst = np.argsort(-(mass * errors), kind="stable")[: len(empty)]
+            centers[empty[: len(worst)]] = points[worst]
+        labels, errors = nearest(points, centers)
+    return centers, labels, errors
+
+
+def _means(
+    points: np.ndarray, mass: np.ndarray, labels: np.ndarray, centers: np.ndarray
+) -> np.ndarray:
+    """Weighted mean of each cluster, the old centre where a cluster has no weight."""
+    from scipy.sparse import csr_matrix
+
+    k = len(centers)
+    owner = csr_matrix((mass, labels, np.arange(len(labels) + 1)), shape=(len(labels), k))
+    sums = owner.T @ points.astype(np.float64)
+    total = np.bincount(labels, mass, k)
+    means = sums / np.maximum(total, 1e-300)[:, None]
+    return np.where(total[:, None] > 0, means, centers).astype(np.float32)
+
+
+def grow(
+    points: np.ndarray,
+    mass: np.ndarray,
+    centers: np.ndarray,
+    errors: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """`size` centres: the old ones and points drawn where the error is, a batch at a time, so that
+    what one batch serves draws no more of the next (k-means++, Arthur and Vassilvitskii, 2007)."""
+    added: list[np.ndarray] = []
+    missing = size - len(centers)
+    for batch in range(_BATCHES):
+        wanted = missing // (_BATCHES - batch)
+        missing -= wanted
+        candidates = np.flatnonzero(errors > 0)
+        if wanted == 0 or len(candidates) == 0:
+            continue
+        if len(candidates) > wanted:
+            share = _flattened(mass[candidates] * errors[candidates])
+            candidates = np.sort(rng.choice(candidates, wanted, replace=False, p=share))
+        added.append(points[candidates])
+        errors = np.minimum(errors, nearest(points, added[-1])[1])
+        errors[candidates] = 0
+    return np.concatenate([centers, *added])
+
+
+def _flattened(weights: np.ndarray) -> np.ndarray:
+    """Probabilities from weights, none of them zero."""
+    if not weights.any():
+        return np.full(len(weights), 1 / len(weights))
+    p = weights / weights.sum()
+    p = 0.9 * p + 0.1 / len(p)
+    return p / p.sum()
