@@ -102,7 +102,7 @@ STAGES: dict[str, Stage] = {
             upstream="trained_splat",
             argument="splat",
             options="compress",
-            code_version="3",
+            code_version="4",
             isolated=True,
             needs_compute=True,
         ),
