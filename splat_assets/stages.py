@@ -169,7 +169,7 @@ def run_stage(
     wanted = wanted_identity(asset, spec, store)
     with (
         store.lock(spec.name, asset, progress),
-        _failure_on_record(store.folder(spec.name, asset), wanted),
+        _failure_on_record(store.folder(spec.name, asset), wanted, run_id),
         disk_full_is_a_sentence(store.local),
     ):
         known = store.current(spec.name, asset)
@@ -260,7 +260,7 @@ def settings_difference(known: Manifest, wanted: Identity) -> str | None:
 
 
 @contextmanager
-def _failure_on_record(folder: Path, wanted: Identity) -> Iterator[None]:
+def _failure_on_record(folder: Path, wanted: Identity, run_id: str) -> Iterator[None]:
     """Leave a note of what failed beside the asset, and none of what was done or stopped."""
     try:
         yield
@@ -268,7 +268,7 @@ def _failure_on_record(folder: Path, wanted: Identity) -> Iterator[None]:
         raise
     except Exception as error:
         with suppress(OSError):  # a full disk: the error itself says more
-            record_failure(folder, wanted.key, error)
+            record_failure(folder, wanted.key, run_id, error)
         raise
     forget_failure(folder)
 

@@ -30,8 +30,9 @@ class FailedAttempt:
     key: str  # `stages.Identity.key` of the work that failed
     kind: Kind  # mistake: the input's fault; transient: may pass; crash: anything else
     message: str
-    count: int  # failures of this very work in a row
-    time: float  # of the last one, seconds since the epoch
+    count: int  # runs in a row in which this very work failed
+    time: float  # of the last failure, seconds since the epoch
+    run_id: str = ""  # of the last one
 
     def worth_repeating(self, wanted: str, now: float | None = None) -> bool:
         """True when other work is wanted by now, or what failed may have passed meanwhile."""
@@ -50,11 +51,13 @@ def failed_attempt(folder: Path) -> FailedAttempt | None:
         return None
 
 
-def record_failure(folder: Path, key: str, error: Exception) -> None:
-    """Write down that the work `key` failed."""
+def record_failure(folder: Path, key: str, run_id: str, error: Exception) -> None:
+    """Write down that the work `key` failed; a run that repeats a step counts once."""
     before = failed_attempt(folder)
-    count = before.count + 1 if before is not None and before.key == key else 1
-    record = FailedAttempt(key, kind_of(error), str(error)[:500], count, time.time())
+    count = 1
+    if before is not None and before.key == key:
+        count = before.count + (before.run_id != run_id)
+    record = FailedAttempt(key, kind_of(error), str(error)[:500], count, time.time(), run_id)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(folder / FILE, json.dumps(asdict(record)))
 

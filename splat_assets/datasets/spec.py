@@ -21,7 +21,7 @@ from splat_assets.datasets.presets import PRESETS, PipelineOptions, PresetName
 from splat_assets.errors import UserError
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
-RESERVED = ("datasets", "watch.yaml")  # what lies beside the datasets' folders
+RESERVED = ("datasets", "notify.yaml", "watch.yaml")  # what lies beside the datasets' folders
 _MODELS: dict[str, type[StageOptions]] = {
     "source": SourceOptions,
     "frames": FrameOptions,

@@ -16,13 +16,13 @@ LAUNCH_TAG = "splat/launch"  # present when its reconstruction was asked for
 
 reconstruct = dg.define_asset_job(
     "reconstruct",
-    selection=list(ASSETS),
+    selection=dg.AssetSelection.assets(*ASSETS),  # not by text: its parser costs 30 ms to import
     description="The whole chain of a dataset. Assets that are up to date are kept as they are.",
 )
 
 recompress = dg.define_asset_job(
     "recompress",
-    selection=["compressed_splat"],
+    selection=dg.AssetSelection.assets("compressed_splat"),
     description="Only the compression, from the trained splat that is there.",
 )
 

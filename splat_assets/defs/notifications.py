@@ -6,18 +6,20 @@ told of (somebody sits there), nor failures that Dagster is about to try again b
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from splat_assets.defs.jobs import DATASET_TAG
 from splat_assets.defs.sensors import PARTITION_TAG
 from splat_assets.errors import UserError
-from splat_assets.notify.message import Notification
-from splat_assets.notify.outbox import FOLDER, Outbox
-from splat_assets.notify.settings import EventKind, NotifySettings, load_notify_settings
 from splat_assets.settings import load_settings
 from splat_assets.stages import ASSETS
+
+if TYPE_CHECKING:  # the code server starts a little faster without
+    from splat_assets.notify.message import Notification
+    from splat_assets.notify.outbox import Outbox
+    from splat_assets.notify.settings import EventKind, NotifySettings
 
 WILL_RETRY_TAG = "dagster/will_retry"
 FIGURES = ("psnr_db", "num_gaussians", "sog_bytes", "ratio", "num_registered", "revision")
@@ -26,6 +28,8 @@ EVERY_SEC = 15
 
 def notifications_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[Notification]:
     """What is worth telling about a run that has ended."""
+    from splat_assets.notify.message import Notification
+
     if run.tags.get(WILL_RETRY_TAG) == "true":
         return []
     dataset = run.tags.get(PARTITION_TAG) or run.tags.get(DATASET_TAG) or run.job_name
@@ -131,6 +135,8 @@ def deliver_notifications(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 
 def _settings() -> NotifySettings:
+    from splat_assets.notify.settings import load_notify_settings
+
     try:
         return load_notify_settings(load_settings().local_root)
     except UserError as error:
@@ -138,4 +144,6 @@ def _settings() -> NotifySettings:
 
 
 def _outbox() -> Outbox:
+    from splat_assets.notify.outbox import FOLDER, Outbox
+
     return Outbox(load_settings().local_root / FOLDER)

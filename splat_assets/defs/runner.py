@@ -14,6 +14,7 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 from pydantic import Field
 
+from splat_assets.artifacts.store import ArtifactStore
 from splat_assets.datasets.spec import DatasetSpec
 from splat_assets.defs.progress import LISTENER, step_progress
 from splat_assets.defs.resources import ComputeResource, RegistryResource, StoreResource
@@ -55,13 +56,14 @@ class StageRunner(dg.ConfigurableResource):
         """Run the stage named like the step's asset.
 
         Raises `dg.Failure` with one sentence (never retried) for what a retry cannot help, and
-        `dg.RetryRequested` where the network failed while fetching.
+        `dg.RetryRequested` where network or storage failed.
         """
         die_with_run_worker()
         asset = context.asset_key.to_user_string()
-        with self._explained(context, retry=asset == "raw_dataset"):
+        with self._explained(context):
             spec = self.registry.open().get(context.partition_key)
             store = self.store.open()
+            make_findable(context, spec, store)
             jsonl = store.run_file(spec.name, asset, context.run_id, ".progress.jsonl")
             log = store.run_file(spec.name, asset, context.run_id, ".log")
             outcome = run_stage(
@@ -76,19 +78,21 @@ class StageRunner(dg.ConfigurableResource):
                 # on a terminal, what COLMAP prints would tear the progress bars apart
                 log=log if LISTENER.get() else None,
             )
+        if asset == "raw_dataset":
+            make_findable(context, spec, store)  # the revision is known now
         state = "unchanged, kept" if outcome.reused else "written"
         context.log.info(f"{asset} {state}: {outcome.location} ({outcome.seconds:.1f} s)")
         return outcome, spec
 
     @contextmanager
-    def _explained(self, context: dg.AssetExecutionContext, *, retry: bool) -> Iterator[None]:
+    def _explained(self, context: dg.AssetExecutionContext) -> Iterator[None]:
         try:
             yield
         except (UserError, ChildCrashedError) as error:
             metadata = {USER_ERROR: isinstance(error, UserError)}
             raise dg.Failure(str(error), metadata=metadata, allow_retries=False) from None
         except TransientError as error:
-            if retry and context.retry_number < MAX_RETRIES:
+            if context.retry_number < MAX_RETRIES:
                 # Not a RetryPolicy: Dagster applies that to a user's cancel as well.
                 pause = self.retry_sec * 2**context.retry_number
                 context.log.warning(f"{error} Trying again in {pause:.0f} s.")
@@ -102,6 +106,22 @@ class StageRunner(dg.ConfigurableResource):
             raise
         except Cancelled:
             raise DagsterExecutionInterruptedError() from None
+
+
+def make_findable(
+    context: dg.AssetExecutionContext, spec: DatasetSpec, store: ArtifactStore
+) -> None:
+    """Tag the run with what people look for, however it was launched."""
+    raw = store.current(spec.name, "raw_dataset")
+    revision = str(raw.summary.get("revision") or "")[:12] if raw is not None else ""
+    tags = {
+        "splat/dataset": spec.name,
+        "splat/source": spec.source,
+        "splat/preset": spec.preset,
+        **({"splat/revision": revision} if revision else {}),
+    }
+    if any(context.run.tags.get(name) != value for name, value in tags.items()):
+        context.instance.add_run_tags(context.run_id, tags)
 
 
 _watching = False

@@ -193,3 +193,14 @@ def test_add_dataset_refuses_bad_options_in_a_sentence(graph: Graph, tmp_path: P
     )
     assert "there is no option 'train.stepz'" in failure(result, "register_dataset")
     assert graph.registry.names() == []
+
+
+def test_runs_are_found_by_dataset_source_preset_and_revision(graph: Graph) -> None:
+    graph.add("garden")
+    run_id = graph.run("garden", "raw_dataset").run_id
+    found = graph.instance.get_runs(
+        dg.RunsFilter(tags={"splat/preset": "preview", "splat/revision": "r1"})
+    )
+    assert [run.run_id for run in found] == [run_id]
+    assert found[0].tags["splat/source"] == "fake:?"
+    assert found[0].tags["splat/dataset"] == "garden"

@@ -128,33 +128,6 @@ def test_only_one_daemon_per_instance(dagster: Dagster) -> None:
     assert f"is served already, by process {dagster.process.pid}" in second.stderr
 
 
-def test_killed_daemon_comes_back_and_the_training_ends_well_or_is_repeated(
-    dagster: Dagster,
-) -> None:
-    prepare(dagster, "orphan", "steps=60&step_sec=0.1", BEFORE_TRAINING)
-    add(dagster, "orphan")
-    run_id = dagster.launch("reconstruct", "orphan", assets=("trained_splat",))
-    wait_for(lambda: checkpoint(dagster, "orphan") >= 3, 90, "three steps")
-    (daemon,) = dagster.processes("dagster._daemon")
-    daemon.kill()
-    daemon.wait(5)
-
-    def new_daemon() -> bool:
-        found = [p for p in dagster.processes("dagster._daemon") if p.pid != daemon.pid]
-        return len(found) == 1
-
-    wait_for(new_daemon, 60, "another daemon")
-    wait_for(lambda: answers(dagster), 90, "the web server")
-
-    def trained() -> bool:
-        return store(dagster).current("orphan", "trained_splat") is not None
-
-    wait_for(trained, 90, "the training, by this run or its retry")
-    wait_for(lambda: run_id not in dagster.slot_holders("gpu"), 30, "the slot to be free")
-    assert dagster.wait(run_id) in ("SUCCESS", "FAILURE")
-    assert len([p for p in dagster.processes(CHILD) if "trained_splat" in str(p.cmdline())]) == 0
-
-
 def test_cancel_frees_the_slot_and_keeps_the_previous_artifact(dagster: Dagster) -> None:
     """Even inside native code that never looks up: gone within seconds."""
     prepare(dagster, "stopped", "steps=1", ASSETS)
@@ -199,6 +172,33 @@ def test_backfill_over_four_partitions_finishes(dagster: Dagster, backfill: str)
     assert {run["status"] for run in dagster.runs(**{"dagster/backfill": backfill})} == {"SUCCESS"}
     for name in BACKFILLED:
         assert all(store(dagster).current(name, asset) for asset in ASSETS)
+
+
+def test_killed_daemon_comes_back_and_the_training_ends_well_or_is_repeated(
+    dagster: Dagster,
+) -> None:
+    prepare(dagster, "orphan", "steps=60&step_sec=0.1", BEFORE_TRAINING)
+    add(dagster, "orphan")
+    run_id = dagster.launch("reconstruct", "orphan", assets=("trained_splat",))
+    wait_for(lambda: checkpoint(dagster, "orphan") >= 3, 90, "three steps")
+    (daemon,) = dagster.processes("dagster._daemon")
+    daemon.kill()
+    daemon.wait(5)
+
+    def new_daemon() -> bool:
+        found = [p for p in dagster.processes("dagster._daemon") if p.pid != daemon.pid]
+        return len(found) == 1
+
+    wait_for(new_daemon, 60, "another daemon")
+    wait_for(lambda: answers(dagster), 90, "the web server")
+
+    def trained() -> bool:
+        return store(dagster).current("orphan", "trained_splat") is not None
+
+    wait_for(trained, 90, "the training, by this run or its retry")
+    wait_for(lambda: run_id not in dagster.slot_holders("gpu"), 30, "the slot to be free")
+    assert dagster.wait(run_id) in ("SUCCESS", "FAILURE")
+    assert len([p for p in dagster.processes(CHILD) if "trained_splat" in str(p.cmdline())]) == 0
 
 
 def trainer(dagster: Dagster, name: str) -> tuple[psutil.Process, psutil.Process]:

@@ -1,0 +1,315 @@
+"""What the graph costs beyond the work it does, next to a bare Dagster project of five assets.
+
+    python -m benchmarks.graph_overhead [import] [chain] [boot] [idle] [backfill] [--runs 30]
+
+CPU seconds are those of whole process trees, orphans included, so they hold on a busy machine; wall
+times are marked and need a quiet one. Writes `benchmarks/results/graph_overhead.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results" / "graph_overhead.md"
+JOBS = "benchmarks.graph_overhead_projects"
+PARTS = ("import", "chain", "boot", "idle", "backfill")
+PARTITIONS = 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
+    parser.add_argument("--runs", type=int, default=30, help="runs of the backfill")
+    parser.add_argument("--repeat", type=int, default=3)
+    chosen = parser.parse_args()
+    be_reaper()
+    rows: list[tuple[str, str, str]] = []
+    for part in chosen.parts or PARTS:
+        measure = globals()[f"measure_{part}"]
+        found = measure(chosen.runs if part == "backfill" else chosen.repeat)
+        for row in found:
+            print(" | ".join(row), flush=True)
+        rows += found
+    write(rows)
+
+
+def measure_import(repeat: int) -> list[tuple[str, str, str]]:
+    program = (
+        "import time; a = time.process_time(); import dagster; b = time.process_time();"
+        "import splat_assets.definitions; c = time.process_time(); import sys;"
+        "print(b - a, c - a, 'torch' in sys.modules)"
+    )
+    runs = [
+        subprocess.check_output([sys.executable, "-c", program], text=True).split()
+        for _ in range(repeat)
+    ]
+    dagster, ours = (min(float(run[i]) for run in runs) for i in (0, 1))
+    return [
+        (
+            "importing the definitions, against importing dagster (CPU)",
+            f"{ours:.2f} s / {dagster:.2f} s = {ours / dagster:.2f}, torch imported: {runs[0][2]}",
+            "1.3, no torch",
+        )
+    ]
+
+
+def measure_chain(repeat: int) -> list[tuple[str, str, str]]:
+    found = {}
+    for name in ("in_process_job", "multiprocess_job", "bare_job"):
+        runs = [execute(name) for _ in range(repeat)]
+        found[name] = {k: min(run[k] for run in runs) for k in ("wall", "cpu")}
+    rows = []
+    for kind in ("wall", "cpu"):
+        ours, base = found["multiprocess_job"][kind], found["in_process_job"][kind]
+        bare = found["bare_job"][kind]
+        rows.append(
+            (
+                f"five empty stages, each in a process, against all in one ({kind})",
+                f"{ours:.1f} s / {base:.1f} s = {ours / base:.2f}; bare project {bare:.1f} s",
+                "3",
+            )
+        )
+    return rows
+
+
+def measure_boot(repeat: int) -> list[tuple[str, str, str]]:
+    ours, bare = (
+        statistics.median(b for _ in range(repeat) for b in execute(name)["boots"])
+        for name in ("multiprocess_job", "bare_job")
+    )
+    return [
+        (
+            "step boot, against a bare project's (wall, median)",
+            f"{ours:.2f} s / {bare:.2f} s = {ours / bare:.2f}",
+            "1.5",
+        )
+    ]
+
+
+def measure_idle(repeat: int) -> list[tuple[str, str, str]]:
+    rows = []
+    for count in (100, PARTITIONS):
+        call = f"from benchmarks.graph_overhead import idle_tick; idle_tick({count}, {repeat})"
+        spent = float(subprocess.check_output([sys.executable, "-c", call], text=True))
+        limit = 0.001 * 5 * count / 10
+        rows.append(
+            (
+                f"idle tick of both automation sensors, {count} datasets (CPU)",
+                f"{spent:.3f} s",
+                f"{limit:.2f} s",
+            )
+        )
+    return rows
+
+
+def measure_backfill(runs: int) -> list[tuple[str, str, str]]:
+    found = {name: backfill(name, runs) for name in ("ours", "bare")}
+    ours, bare = (found[name]["cpu_per_run"] for name in ("ours", "bare"))
+    asked = found["ours"]["queries"]
+    return [
+        (
+            f"a run of a backfill ({runs} runs, {PARTITIONS} partitions, SQLite; CPU), against a "
+            "bare project's",
+            f"{ours:.1f} s / {bare:.1f} s = {ours / bare:.2f}",
+            "1.2",
+        ),
+        (
+            "the UI's queries meanwhile (wall; median, longest)",
+            f"{statistics.median(asked):.2f} s, {max(asked):.2f} s of {len(asked)}",
+            "0.5 s",
+        ),
+    ]
+
+
+# --- one measurement ------------------------------------------------------------------------------
+
+
+def execute(job: str) -> dict[str, Any]:
+    """Run a job of `graph_overhead_projects` in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "SPLAT_ASSETS_DATA": f"{folder}/data"}
+        call = f"from benchmarks.graph_overhead import run_job; run_job({job!r}, {folder!r})"
+        before = tree_cpu()
+        output = subprocess.check_output(
+            [sys.executable, "-c", call], env=environment, text=True, stderr=subprocess.DEVNULL
+        )
+        time.sleep(0.5)  # the fork server ends a moment after its parent
+        return {**json.loads(output.splitlines()[-1]), "cpu": tree_cpu() - before}
+
+
+def run_job(name: str, folder: str) -> None:
+    """In the child: five empty stages on an instance of their own; prints figures as JSON."""
+    import dagster as dg
+
+    from benchmarks import graph_overhead_projects as projects
+    from splat_assets.datasets.registry import Registry
+    from splat_assets.datasets.spec import make_spec
+
+    Registry(Path(folder) / "data" / "datasets").add(make_spec(name="d", source="/empty"))
+    (Path(folder) / "home").mkdir()
+    with dg.DagsterInstance.local_temp(f"{folder}/home") as instance:
+        instance.add_dynamic_partitions("dataset", ["d"])
+        job = dg.reconstructable(getattr(projects, name))
+        began = time.monotonic()
+        with dg.execute_job(job, instance, tags={"dagster/partition": "d"}) as result:
+            wall = time.monotonic() - began
+            assert result.success
+            run_id = result.run_id
+        started: dict[str, float] = {}
+        boots = []
+        for entry in instance.all_logs(run_id):
+            event = entry.dagster_event
+            if event is not None and event.step_key:
+                if event.event_type_value == "STEP_WORKER_STARTING":
+                    started[event.step_key] = entry.timestamp
+                elif event.event_type_value == "STEP_START" and event.step_key in started:
+                    boots.append(entry.timestamp - started[event.step_key])
+    print(json.dumps({"wall": wall, "boots": boots}))
+
+
+def idle_tick(count: int, repeat: int) -> None:
+    """In the child: ticks of both sensors over finished datasets; prints the least CPU of one."""
+    import dagster as dg
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SPLAT_ASSETS_DATA"] = f"{folder}/data"
+        from splat_assets.definitions import defs
+        from splat_assets.defs.automation import keep_current_cpu, keep_current_gpu
+        from splat_assets.stages import ASSETS
+
+        names = [f"d{index:05}" for index in range(count)]
+        registry = Path(folder) / "data" / "datasets"
+        registry.mkdir(parents=True)
+        (Path(folder) / "home").mkdir()
+        with dg.DagsterInstance.local_temp(f"{folder}/home") as instance:
+            instance.add_dynamic_partitions("dataset", names)
+            for name in names:
+                (registry / f"{name}.yaml").write_text("source: /photos\n")
+                for asset in ASSETS:
+                    made = dg.AssetMaterialization(
+                        asset, partition=name, tags={"dagster/data_version": "1"}
+                    )
+                    instance.report_runless_asset_event(made)
+            repository = defs.get_repository_def()
+            cursors: dict[str, str | None] = {}
+            spent = []
+            for _ in range(repeat + 2):
+                began = time.process_time()
+                for sensor in (keep_current_cpu, keep_current_gpu):
+                    context = dg.build_sensor_context(
+                        instance, cursors.get(sensor.name), repository_def=repository
+                    )
+                    result = sensor.evaluate_tick(context)
+                    cursors[sensor.name] = result.cursor
+                    assert not result.run_requests
+                spent.append(time.process_time() - began)
+    print(min(spent[2:]))
+
+
+def backfill(project: str, runs: int) -> dict[str, Any]:
+    """A backfill under real services; CPU of all their processes for each run that ended."""
+    from splat_assets.datasets.registry import Registry
+    from splat_assets.datasets.spec import make_spec
+    from splat_assets.stages import ASSETS
+    from splat_assets_tests.dagster_services import FINISHED, services, wait_for
+
+    os.environ["SPLAT_BENCH_PROJECT"] = project
+    names = [f"d{index:04}" for index in range(PARTITIONS)]
+    with tempfile.TemporaryDirectory() as folder:
+        registry = Registry(Path(folder) / "data" / "datasets")
+        for name in names:
+            registry.add(make_spec(name=name, source="/empty"))
+        with services(Path(folder), module=JOBS, timeout=300) as dagster:
+            add_partitions(dagster.home, names)
+            began, queries = tree_cpu(), []
+            id_ = dagster.backfill(ASSETS, names[:runs])
+
+            def done() -> bool:
+                asked = time.monotonic()
+                listed = dagster.runs(**{"dagster/backfill": id_})
+                dagster.partitions()
+                queries.append(time.monotonic() - asked)
+                time.sleep(1)
+                return sum(run["status"] in FINISHED for run in listed) >= runs
+
+            wait_for(done, 60 * runs, "the backfill")
+            assert {run["status"] for run in dagster.runs(**{"dagster/backfill": id_})} == {
+                "SUCCESS"
+            }
+            spent = tree_cpu() - began
+    return {"cpu_per_run": spent / runs, "queries": queries}
+
+
+def add_partitions(home: Path, names: list[str]) -> None:
+    import dagster as dg
+    from dagster._core.instance.ref import InstanceRef
+
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home))) as instance:
+        instance.add_dynamic_partitions("dataset", names)
+
+
+# --- CPU of a process tree ------------------------------------------------------------------------
+
+
+def be_reaper() -> None:
+    """Adopt orphaned descendants (fork servers outlive their run), so that their CPU counts."""
+    pr_set_child_subreaper = 36
+    ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1)
+
+
+def tree_cpu() -> float:
+    """CPU seconds of all descendants so far, the ended ones included."""
+    me = psutil.Process()
+    for child in me.children():
+        with contextlib.suppress(psutil.Error, ChildProcessError):
+            if child.status() == psutil.STATUS_ZOMBIE and child.ppid() == me.pid:
+                os.waitpid(child.pid, os.WNOHANG)
+    return sum(cpu_of(me.children(recursive=True))) + cpu_of_ended()
+
+
+def cpu_of(processes: list[psutil.Process]) -> Iterator[float]:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            yield times.user + times.system + times.children_user + times.children_system
+
+
+def cpu_of_ended() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def write(rows: list[tuple[str, str, str]]) -> None:
+    lines = ["# What the graph costs beyond its work", ""]
+    lines += ["`python -m benchmarks.graph_overhead`; limits are upper bounds.", ""]
+    lines += ["| what | measured | limit |", "|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    load = os.getloadavg()[0]
+    lines += [
+        "",
+        f"{os.cpu_count()} cores, load {load:.0f} while measuring, Python "
+        f"{sys.version.split()[0]}. CPU seconds hold under load, wall times do not.",
+    ]
+    RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

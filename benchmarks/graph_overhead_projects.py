@@ -1,0 +1,78 @@
+"""The two code locations that `graph_overhead.py` compares: ours with empty stages, and a bare one.
+
+`SPLAT_BENCH_PROJECT` names which of them this module is, because Dagster loads it by name.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from splat_assets.defs.partitions import DATASETS
+from splat_assets.progress import Progress
+from splat_assets.stages import ASSETS, STAGES
+
+
+def empty_stage(*, out: Path, progress: Progress, source: str | None = None, **_given: Any) -> Any:
+    """Any stage's signature; writes an artifact of one small file."""
+    from importlib import import_module
+
+    from splat_assets.artifacts.manifest import build_manifest, write_manifest
+
+    asset = out.parent.name
+    (out / "empty.txt").write_text(source or "")
+    module, _, name = STAGES[asset].contract.partition(":")
+    contract = getattr(import_module(module), name)
+    manifest = build_manifest(out, contract.KIND, skipped="an empty stage, for measuring")
+    write_manifest(out, manifest)
+    return contract.open(out)
+
+
+def ours(in_process: bool = False) -> dg.Definitions:
+    """The project's definitions with empty library functions."""
+    from splat_assets.definitions import build_defs
+    from splat_assets.defs.resources import ComputeResource
+
+    options: dict[str, Any] = {"executor": dg.in_process_executor} if in_process else {}
+    return build_defs(
+        resources={"compute": ComputeResource(device="cpu")},
+        functions=dict.fromkeys(ASSETS, "benchmarks.graph_overhead_projects:empty_stage"),
+        **options,
+    )
+
+
+def bare(in_process: bool = False) -> dg.Definitions:
+    """Five empty assets in a row, as little Dagster as does the same."""
+    from splat_assets.defs.executors import select_executor
+
+    assets: list[dg.AssetsDefinition] = []
+    for name in ASSETS:
+
+        @dg.asset(name=name, partitions_def=DATASETS, deps=assets[-1:])
+        def empty() -> None:
+            pass
+
+        assets.append(empty)
+    return dg.Definitions(
+        assets=assets,
+        jobs=[dg.define_asset_job("reconstruct", selection=list(ASSETS))],
+        executor=dg.in_process_executor if in_process else select_executor("multiprocess"),
+    )
+
+
+def in_process_job() -> dg.JobDefinition:
+    return ours(in_process=True).resolve_job_def("reconstruct")
+
+
+def multiprocess_job() -> dg.JobDefinition:
+    return ours().resolve_job_def("reconstruct")
+
+
+def bare_job() -> dg.JobDefinition:
+    return bare().resolve_job_def("reconstruct")
+
+
+defs = bare() if os.environ.get("SPLAT_BENCH_PROJECT") == "bare" else ours()
