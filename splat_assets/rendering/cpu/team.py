@@ -97,8 +97,8 @@ class _Helper:
     def wait(self) -> BaseException | None:
         if not _await_end(self._flags, self._asked):
             with self._mutex:
-                self._is_awaited = self._finished < self._asked
-            if self._is_awaited:
+                sleep = self._is_awaited = self._finished < self._asked
+            if sleep:
                 self._done.acquire()
         error, self._error = self._error, None
         return error
