@@ -19,7 +19,12 @@ from splat_assets.formats.registry import format_of, read_splat
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.ply import PlyRows, read_ply, write_ply
 from splat_assets.progress import Progress
-from splat_assets_tests.compression.splat_models import CPU, two_tone_ball, upright_views
+from splat_assets_tests.compression.splat_models import (
+    CPU,
+    trained_model,
+    two_tone_ball,
+    upright_views,
+)
 from splat_assets_tests.compression.splats import covariances, random_splat
 
 FINE = StreamOptions(chunk=400, levels=3, precision=Precision(), palette_size=64)
@@ -174,6 +179,24 @@ def test_wrong_places_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no Gaussian with finite values"):
         write_streamed(tmp_path / "e" / "lod-meta.json", empty, FINE)
     assert not (tmp_path / "e").exists()
+
+
+def test_the_stage_writes_it_where_it_is_wanted(tmp_path: Path) -> None:
+    from splat_assets.compression.compress import compress_splat
+    from splat_assets.datasets.options import CompressOptions
+    from splat_assets.progress import silent
+
+    model = trained_model(tmp_path / "trained")
+    out = tmp_path / "out"
+    out.mkdir()
+    options = CompressOptions(viewer=False, streamed="always", palette_size=64)
+    made = compress_splat(model, out, options=options, compute=CPU, progress=silent())
+    made.validate()
+    report = made.report()
+    assert report["streamed"]["counts"][0] == len(read_streamed(out / "streamed"))
+    assert report["streamed"]["bytes"] == made.summary["streamed_bytes"]
+    page = made.report_page.read_text()
+    assert page.count("data:image/jpeg;base64,") == 4 and "Levels of detail" in page
 
 
 @pytest.mark.parametrize(

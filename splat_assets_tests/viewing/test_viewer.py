@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from splat_assets.compression.precision import Precision
 from splat_assets.compression.quality import draw_views, psnr
 from splat_assets.compression.sog_reader import read_sog
 from splat_assets.compression.sog_writer import encode_sog, write_bundle
+from splat_assets.compression.streamed import StreamOptions, write_streamed
+from splat_assets.compression.streamed_reader import read_streamed
 from splat_assets.errors import UserError
 from splat_assets.gaussians.splat_model import View
 from splat_assets.viewing import vendor_fetch, viewer
@@ -135,6 +138,17 @@ def test_large_scenes_stay_beside_the_page(
     write_viewer_html(tmp_path / "viewer.html", sog, title="Large", view=upright_views()[0])
     page = (tmp_path / "viewer.html").read_text()
     assert _bootstrap(page)["contentUrl"] == "my%20scene%20%231.sog"
+    assert "splat-assets view" in page
+
+
+def test_streamed_scenes_are_never_embedded(fake_vendor: Path, tmp_path: Path) -> None:
+    document = tmp_path / "streamed" / "lod-meta.json"
+    document.parent.mkdir()
+    document.write_text("{}")
+    write_viewer_html(tmp_path / "viewer.html", document, title="Huge", view=upright_views()[0])
+    page = (tmp_path / "viewer.html").read_text()
+    assert _bootstrap(page)["contentUrl"] == "streamed/lod-meta.json"
+    assert _bootstrap(page)["contentFilename"] == "lod-meta.json"  # the name viewers go by
     assert "splat-assets view" in page
 
 
@@ -258,6 +272,40 @@ def test_it_works_from_the_little_server_on_a_phone(
         shown = np.asarray(image.convert("RGB"), np.float32) / 255
     middle = shown[280:360, 140:220]
     assert np.ptp(middle) > 0.3  # the ball, not the background
+
+
+@pytest.mark.slow
+def test_it_streams_chunks_and_levels(published: tuple[Path, View], tmp_path: Path) -> None:
+    """From the little server: the coarsest level first, then what the camera needs."""
+    folder, view = published
+    options = StreamOptions(chunk=1000, levels=2, precision=Precision())
+    write_streamed(folder / "streamed" / "lod-meta.json", two_tone_ball(3000), options)
+    write_viewer_html(
+        folder / "streamed.html",
+        folder / "streamed" / "lod-meta.json",
+        title="Streamed",
+        view=view,
+        background=BACKGROUND,
+    )
+    with (
+        FolderServer(folder, page="streamed.html") as server,
+        open_page(
+            server.url + "?webgl&noui", width=240, height=240, init_script=FIRST_FRAME
+        ) as page,
+    ):
+        wait_for_splat(page)
+        page.wait_for_timeout(3000)
+        page.add_style_tag(content="#sa-caption { visibility: hidden }")
+        page.screenshot(path=str(tmp_path / "shot.png"))
+        asked = [r.partition("/streamed/")[2] for r in page.requests if "/streamed/" in r]
+        assert asked[0] == "lod-meta.json"
+        assert asked.index("1_0/meta.json") < asked.index("0_0/meta.json")
+        assert page.errors == []
+    with Image.open(tmp_path / "shot.png") as image:
+        shown = np.asarray(image.convert("RGB"), np.float32) / 255
+    exact = read_streamed(folder / "streamed")
+    expected = next(draw_views(exact, [view], background=BACKGROUND, compute=CPU))
+    assert psnr(shown, expected) > 25
 
 
 @pytest.mark.slow
