@@ -16,6 +16,8 @@ from splat_assets.watching.watch_list import Watch
 
 RECHECK_SEC = 24 * 3600.0  # what was refused is looked at again after a day, or when it changed
 NEVER = 1e12  # a time to come that does not
+DISABLED = "is disabled on the Hub."
+EMPTY = "is empty: it has no commit yet."
 MAX_NAMED = 3  # changed files a log line names
 
 
@@ -52,7 +54,9 @@ def merge(
     )
     if old.state in ("refused", "gone") and old.check_at < NEVER:
         before = (old.head, old.restricted, old.label)
-        if before != (entry.head, entry.restricted, entry.label) or now >= old.check_at:
+        changed = before != (entry.head, entry.restricted, entry.label)
+        is_back = old.state == "gone" or old.reason.endswith((DISABLED, EMPTY))
+        if changed or is_back or now >= old.check_at:
             entry = revive(entry)
     return _refuse_unusable(entry, repo, now)
 
@@ -66,9 +70,9 @@ def revive(entry: Entry) -> Entry:
 def _refuse_unusable(entry: Entry, repo: HubRepo, now: float) -> Entry:
     reason = ""
     if repo.disabled:
-        reason = f"{repo.repo} is disabled on the Hub."
+        reason = f"{repo.repo} {DISABLED}"
     elif not repo.sha:
-        reason = f"{repo.repo} is empty: it has no commit yet."
+        reason = f"{repo.repo} {EMPTY}"
     if not reason or entry.state == "refused":
         return entry
     return replace(entry, state="refused", reason=reason, check_at=now + RECHECK_SEC)

@@ -34,6 +34,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from splat_assets.errors import SourceError, TransientError
 from splat_assets.sources.uri import HUB_URL
+from splat_assets.watching.decide import DISABLED
 from splat_assets.watching.hub_repo import HubRepo
 from splat_assets.watching.watch_list import HubWatch
 
@@ -117,7 +118,7 @@ class HubApi:
         if found is None:
             raise RepoError("gone", f"{repo} is not a repository of the form org/name.")
         if found.disabled:
-            raise RepoError("disabled", f"{repo} is disabled on the Hub.")
+            raise RepoError("disabled", f"{repo} {DISABLED}")
         return found
 
     def check_access(self, repo: str) -> None:
@@ -198,7 +199,7 @@ def _repo_error(error: HfHubHTTPError, path: str) -> RepoError | HubBusyError:
     if isinstance(error, GatedRepoError):
         return RepoError("gated", f"{repo} is gated: accept its conditions and set HF_TOKEN.")
     if isinstance(error, DisabledRepoError):
-        return RepoError("disabled", f"{repo} is disabled on the Hub.")
+        return RepoError("disabled", f"{repo} {DISABLED}")
     if isinstance(error, RevisionNotFoundError):
         return RepoError("no-revision", f"{repo} has no such revision any more.")
     if isinstance(error, RepositoryNotFoundError):

@@ -8,6 +8,7 @@ import pytest
 
 from splat_assets.datasets.options import SourceOptions
 from splat_assets.watching.decide import (
+    DISABLED,
     NEVER,
     RECHECK_SEC,
     how_many_runs,
@@ -104,6 +105,8 @@ def test_what_was_refused_is_taken_up_again_when_it_changed_or_after_a_day() -> 
     assert state(refused, replace(REPO, gated=True)) == "waiting"
     assert state(replace(refused, done="sha1"), now=RECHECK_SEC + 1) == "current"
     assert state(replace(refused, name=""), now=RECHECK_SEC + 1) == "found"
+    assert state(replace(refused, state="gone")) == "waiting"  # it is listed, so it is back
+    assert state(replace(refused, reason=f"me/garden {DISABLED}")) == "waiting"
     forever = replace(refused, check_at=NEVER)
     assert state(forever, replace(REPO, sha="sha2"), now=RECHECK_SEC * 999) == "refused"
 
