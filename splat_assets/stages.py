@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -178,7 +179,7 @@ def run_stage(
             progress.update(1.0, f"{asset} is up to date")
             return _outcome(stage, spec, store, reused=True, began=began)
         with store.staging(spec.name, asset, run_id) as out:
-            arguments = _arguments(stage, spec, store, wanted, compute, reuse)
+            arguments = _arguments(stage, spec, store, wanted, compute, reuse, progress)
             if stage.upstream is not None:  # another run may have replaced it since
                 version = arguments[stage.argument].data_version
                 wanted = replace(wanted, inputs={stage.upstream: version})
@@ -196,7 +197,7 @@ def run_stage(
             )
             if reuse and same and known and _tells_the_same(known, manifest):
                 return _outcome(stage, spec, store, reused=True, began=began)
-            store.publish(out, spec.name, asset, manifest)
+            store.publish(out, spec.name, asset, manifest, progress.span(0.99, 1.0))
             store.forget_resume(spec.name, asset)
         return _outcome(stage, spec, store, reused=False, began=began)
 
@@ -297,14 +298,16 @@ def _arguments(
     wanted: Identity,
     compute: Compute | None,
     reuse: bool,
+    progress: Progress,
 ) -> dict[str, Any]:
+    fetching = progress.span(0.0, 0.01)
     arguments: dict[str, Any] = {"options": getattr(spec.resolve(), stage.options)}
     if stage.upstream is None:
-        before = store.open_local(spec.name, stage.asset) if reuse else None
+        before = store.open_local(spec.name, stage.asset, fetching) if reuse else None
         arguments["source"] = spec.source
         arguments["previous"] = _contract(stage).open(before) if before else None
     else:
-        arguments[stage.argument] = _open_input(STAGES[stage.upstream], spec, store)
+        arguments[stage.argument] = _open_input(STAGES[stage.upstream], spec, store, fetching)
     if stage.needs_compute:
         arguments["compute"] = compute
     if stage.resumable:
@@ -312,8 +315,10 @@ def _arguments(
     return arguments
 
 
-def _open_input(above: Stage, spec: DatasetSpec, store: ArtifactStore) -> ArtifactFolder:
-    folder = store.open_local(spec.name, above.asset)
+def _open_input(
+    above: Stage, spec: DatasetSpec, store: ArtifactStore, progress: Progress
+) -> ArtifactFolder:
+    folder = store.open_local(spec.name, above.asset, progress)
     if folder is None:
         raise UserError(
             f"Dataset {spec.name!r} has no {above.asset} yet; materialize {above.asset} first "
@@ -350,13 +355,17 @@ def device_lock(compute: Compute, store: ArtifactStore) -> Path:
     """The file whose holder may train on a device.
 
     Dagster's pools can lose count after a crash; the lock cannot. A GPU is shared by everything
-    of this user on the machine, the CPU only within one data root.
+    of this user on the machine, the CPU only within one data root. An engine that hands out cards
+    numbers those of each step from 0: the lock is on the card itself.
     """
     if compute.device == "cpu":
         return store.local / ".locks" / "cpu.lock"
     from getpass import getuser
 
-    name = compute.device.replace(":", "-") + ".lock"
+    number = int(compute.device.partition(":")[2] or 0)
+    cards = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
+    card = cards[number].strip() if number < len(cards) else str(number)
+    name = f"cuda-{card}.lock".replace("/", "-")
     return Path(tempfile.gettempdir()) / f"splat-assets-{getuser()}" / name
 
 

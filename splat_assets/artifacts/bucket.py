@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import random
 import threading
 import time
@@ -66,10 +67,14 @@ class Bucket:
     def read_text(self, *parts: str) -> str | None:
         """The text of an object; None when there is none."""
         path = self.place(*parts)
+        one_request = (
+            {"max_concurrency": 1} if _is_s3(self.url) else {}
+        )  # else it asks for the size
 
         def read() -> str:
             path.fs.invalidate_cache()
-            return path.fs.cat_file(path.path).decode("utf-8")
+            text: bytes = path.fs.cat_file(path.path, **one_request)
+            return text.decode("utf-8")
 
         try:
             return self.patiently(read)
@@ -219,6 +224,8 @@ class Bucket:
                 digest.update(block)
                 have = end
                 moved.add(len(block))
+            stream.flush()
+            os.fsync(stream.fileno())
         return digest.hexdigest()
 
     def _make_folder(self, path: UPath) -> None:
@@ -352,7 +359,7 @@ def _in_parallel(
 
 def _options(url: str) -> dict[str, Any]:
     """Options of the file system; what the user configured for fsspec goes first."""
-    if not url.startswith(("s3:", "s3a:")):
+    if not _is_s3(url):
         return {}
     from fsspec.config import conf
 
@@ -364,9 +371,13 @@ def _options(url: str) -> dict[str, Any]:
 
 
 def _upload_options(url: str, size: int) -> dict[str, Any]:
-    if not url.startswith(("s3:", "s3a:")):
+    if not _is_s3(url):
         return {}
     return {"chunksize": max(PART_BYTES, -(-size // MAX_PARTS)), "max_concurrency": 4}
+
+
+def _is_s3(url: str) -> bool:
+    return url.startswith(("s3:", "s3a:"))
 
 
 def _size(count: int) -> str:

@@ -85,10 +85,11 @@ class StepSink:
 
 
 class CancelPoll:
-    """True once somebody asked to terminate the run; works under every executor.
+    """True once somebody asked to terminate the run, or it failed; works under every executor.
 
     Local executors interrupt the step by a signal anyway; others may not reach it, but all of them
-    change the run's status.
+    change the run's status. A run fails below a working step when its run worker was killed: on
+    another host nothing else tells the step.
     """
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
@@ -101,6 +102,7 @@ class CancelPoll:
         if not self._answer and now - self._asked >= CANCEL_POLL_SEC:
             self._asked = now
             run = self._instance.get_run_by_id(self._run_id)
-            stopping = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+            over = dg.DagsterRunStatus
+            stopping = (over.CANCELING, over.CANCELED, over.FAILURE)
             self._answer = run is not None and run.status in stopping
         return self._answer

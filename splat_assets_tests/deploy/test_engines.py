@@ -10,12 +10,14 @@ import dagster as dg
 import pytest
 import yaml
 
+from splat_assets.artifacts.store import ArtifactStore
+from splat_assets.compute import Compute
 from splat_assets.definitions import build_defs
 from splat_assets.defs.executors import EXECUTORS, _engine_config, select_executor
 from splat_assets.defs.needs import needs
 from splat_assets.errors import UserError
 from splat_assets.settings import load_settings
-from splat_assets.stages import ASSETS, STAGES
+from splat_assets.stages import ASSETS, STAGES, device_lock
 from splat_assets_tests.paths import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -130,3 +132,17 @@ def test_the_readme_names_every_file_and_variable() -> None:
     for name in ("up.py", "dagster.yaml", "workspace.yaml", "env.example", "--read-only"):
         assert name in readme
     assert Path(DEPLOY / "up.py").is_file()
+
+
+def test_steps_that_were_given_different_cards_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cuda = ArtifactStore(str(tmp_path), tmp_path), Compute("cuda:0", "gsplat", "", 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    whole_host = device_lock(cuda, store).name
+    locks = []
+    for card in ("0", "1", "GPU-5f/2"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", card)
+        locks.append(device_lock(cuda, store).name)
+    assert locks == ["cuda-0.lock", "cuda-1.lock", "cuda-GPU-5f-2.lock"]
+    assert whole_host == locks[0]
