@@ -89,32 +89,36 @@ def measure_ticks(folder: Path, num_repos: int) -> None:
         world = World(folder / "data", instance)
         world.watch_file.add(make_watch(HubWatch, author="big"))
         ticks = Ticks(world, hub)
-        print(f"| {num_repos} repositories | wall s | CPU s | Hub requests | runs | cursor bytes |")
-        print("|---|---|---|---|---|---|")
+        print(f"| {num_repos} repositories | wall s | CPU s | requests | registered | runs | cursor |")
+            f"| {num_repos} repositories | wall s | CPU s | Hub requests | registered | runs | cursor |"
+        )
+        print("|---|---|---|---|---|---|---|")
 
         def row(what: str, sensor: str, tick: tuple[float, float, list[str]]) -> None:
             wall, cpu, made = tick
             requests = sum(hub.requests.values())
             size = len(world.cursors.get(sensor) or "")
+            registered = len(world.registry.names())
             print(
-                f"| {what} | {wall:.2f} | {cpu:.2f} | {requests} | {len(made)} | {size} |",
+                f"| {what} | {wall:.2f} | {cpu:.2f} | {requests} | {registered} | {len(made)} | "
+                f"{size} bytes |",
                 flush=True,
             )
             hub.reset_counts()
 
         row("`new_hub_repos`, first tick", NEW, ticks.new())
-        assert len(world.registry.names()) == num_repos
         row("`changed_hub_repos`, first tick", CHANGED, ticks.changed())
         for number in (2, 3, 4):
             row(f"`new_hub_repos`, tick {number}", NEW, ticks.new())
         row("`new_hub_repos`, tick 5: 100 runs wait", NEW, ticks.new())
+        assert len(world.registry.names()) == num_repos
         steady = [tick() for _ in range(20) for tick in (ticks.new, ticks.changed)]
         assert not any(made for _, _, made in steady)
         seconds = [wall for wall, _, _ in steady]
         print(
             f"| 40 steady ticks: median, longest | {statistics.median(seconds):.2f}, "
             f"{max(seconds):.2f} | {statistics.median(cpu for _, cpu, _ in steady):.2f} | "
-            f"{sum(hub.requests.values()) / 40:.0f} each | 0 | |"
+            f"{sum(hub.requests.values()) / 40:.0f} each | | 0 | |"
         )
         world.finish()
         hub.reset_counts()
