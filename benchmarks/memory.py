@@ -6,6 +6,7 @@ Each figure is the peak resident memory of a process of its own that runs the st
 capture (textured photos, a ring of cameras, random points); bytes per Gaussian and per pixel are
 differences between two such runs, so that Python, torch and the compiled kernels cancel out. Goals:
 1500 bytes a Gaussian, 3 bytes a training pixel, and 100 photos of 1600 pixels below 3 GB.
+Writes `benchmarks/results/memory.md`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ GOAL_PER_GAUSSIAN = 1500
 GOAL_PER_PIXEL = 3
 GOAL_LARGE = 3e9
 POINTS = 10_000  # sparse points of every capture
+RESULTS = Path(__file__).resolve().parent / "results" / "memory.md"
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,46 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(run(Case(**json.loads(arguments.child)), arguments.threads)))
         return
-    few, many = (measure(case, arguments.threads) for case in (FEW_GAUSSIANS, MANY_GAUSSIANS))
+    rows: list[str] = []
+    few, many = (measure(case, arguments.threads, rows) for case in (FEW_GAUSSIANS, MANY_GAUSSIANS))
     count = MANY_GAUSSIANS.gaussians - FEW_GAUSSIANS.gaussians
     per_gaussian = (many["peak"] - few["peak"]) / count
     print(f"bytes per Gaussian: {per_gaussian:.0f} (goal {GOAL_PER_GAUSSIAN})")
     if arguments.skip_large:
         return
-    few, large = (measure(case, arguments.threads) for case in (FEW_PHOTOS, LARGE))
+    few, large = (measure(case, arguments.threads, rows) for case in (FEW_PHOTOS, LARGE))
     per_pixel = (large["peak"] - few["peak"]) / (LARGE.pixels - FEW_PHOTOS.pixels)
     print(f"bytes per training pixel: {per_pixel:.2f} (goal {GOAL_PER_PIXEL})")
-    large = measure(LARGE_MANY, arguments.threads)
-    print(f"100 photos of 1600 px: {large['peak'] / 1e9:.2f} GB (goal {GOAL_LARGE / 1e9:.0f} GB)")
+    most = measure(LARGE_MANY, arguments.threads, rows)
+    print(f"100 photos of 1600 px: {most['peak'] / 1e9:.2f} GB (goal {GOAL_LARGE / 1e9:.0f} GB)")
+    write(per_gaussian, per_pixel, most["peak"], rows)
 
 
-def measure(case: Case, threads: int) -> dict[str, Any]:
-    """Run `case` in a process of its own; its answer, printed as a line."""
+def write(per_gaussian: float, per_pixel: float, largest: float, rows: list[str]) -> None:
+    lines = [
+        "# Memory of a training",
+        "",
+        "`python -m benchmarks.memory`: whole runs to their end (training with checkpoints, "
+        "cleanup, evaluation, PLY), each in a process of its own; the peak of its resident memory.",
+        "",
+        "| | measured | goal |",
+        "|---|---|---|",
+        f"| bytes a Gaussian | {per_gaussian:.0f} | {GOAL_PER_GAUSSIAN} |",
+        f"| bytes a training pixel | {per_pixel:.2f} | {GOAL_PER_PIXEL} |",
+        f"| {LARGE_MANY.photos} photos of {LARGE_MANY.width} px, {LARGE_MANY.gaussians} Gaussians "
+        f"| {largest / 1e9:.2f} GB | {GOAL_LARGE / 1e9:.0f} GB |",
+        "",
+        "| photos | pixels | Gaussians | steps | peak MB | of which before training |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text("\n".join(lines))
+
+
+def measure(case: Case, threads: int, rows: list[str]) -> dict[str, Any]:
+    """Run `case` in a process of its own; its answer, printed and added to the table's rows."""
     command = [sys.executable, "-m", "benchmarks.memory", "--threads", str(threads)]
     command += ["--child", json.dumps(asdict(case))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -88,6 +115,10 @@ def measure(case: Case, threads: int) -> dict[str, Any]:
         f"{case.photos:4d} photos of {case.width} px, {case.gaussians:7d} Gaussians: "
         f"peak {answer['peak'] / 1e6:.0f} MB, of which {answer['start'] / 1e6:.0f} MB before "
         f"training; {answer['cpu_seconds']:.0f} CPU s"
+    )
+    rows.append(
+        f"| {case.photos} | {case.width} × {case.height} | {case.gaussians} | {case.steps} "
+        f"| {answer['peak'] / 1e6:.0f} | {answer['start'] / 1e6:.0f} |"
     )
     return answer
 

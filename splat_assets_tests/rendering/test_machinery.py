@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numba import njit
 
 from splat_assets.rendering import cuda_check
 from splat_assets.rendering.cpu import buffers
+from splat_assets.rendering.cpu.simd import fetch_add
 from splat_assets.rendering.cpu.tasks import next_task, shares
 from splat_assets.rendering.cpu.team import Team
 from splat_assets.rendering.rasterize import rasterize
@@ -65,6 +69,39 @@ def test_memory_comes_back_only_when_nobody_holds_it() -> None:
     del tensor
     again = buffers.take((990, 100), np.float32)
     assert again.ctypes.data == address
+
+
+def test_only_what_nobody_holds_is_released() -> None:
+    held, idle = (buffers.take((500, 100), np.float32) for _ in range(2))
+    held[:] = 7
+    del idle
+    buffers.release()
+    fresh = [buffers.take((500, 100), np.float32) for _ in range(2)]
+    assert held.ctypes.data not in [one.ctypes.data for one in fresh]
+    for one in fresh:
+        one[:] = 0
+    assert (held == 7).all()
+
+
+def test_no_wake_up_is_lost() -> None:
+    """Jobs of every length around the time a thread looks out before it sleeps: each task is done
+    when `run` returns, and nobody waits for ever."""
+    team, counts = Team(3), np.zeros(9, np.int64)
+    rng = random.Random(1)
+    for _ in range(2000):
+        counts[0] = 0
+        team.run(8, _count, counts, rng.choice([0, 10, 100, 1000, 3000]))
+        assert counts[0] == 8
+        if rng.random() < 0.1:
+            time.sleep(rng.choice([0, 1e-5, 1e-4]))
+
+
+@njit(nogil=True)
+def _count(share, counts, loops):  # type: ignore[no-untyped-def]
+    while next_task(share) < 8:
+        for _ in range(loops):
+            fetch_add(counts, 8, 0)
+        fetch_add(counts, 0, 1)
 
 
 def test_two_renders_at_once_from_python_threads() -> None:

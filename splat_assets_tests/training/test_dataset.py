@@ -10,6 +10,7 @@ import torch
 
 from splat_assets.errors import UserError
 from splat_assets.poses.pose_model import CameraSet, PoseModel
+from splat_assets.training import dataset
 from splat_assets.training.dataset import choose_split, load_training_set
 from splat_assets.training.initialise import initial_gaussians
 from splat_assets.training.scene import frame_from_cameras
@@ -175,4 +176,21 @@ def test_a_view_is_kept_in_one_reduced_size(tmp_path: Path) -> None:
         assert data._store._used == full + int(full * factor**2)
     data.sample(1)
     assert data._store._used == full
+    data.close()
+
+
+def test_reduced_views_make_room_for_full_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more than three bytes a pixel of all views, whatever the ramp leaves behind."""
+    monkeypatch.setattr(dataset, "_SMALL_CACHE_BYTES", 0)
+    data = load_training_set(make_poses(tmp_path / "p"), long_side=60, test_every=8)
+    whole = len(data) * 60 * 40 * 3
+    reduced = [data.sample(index, factor=0.5).image for index in range(len(data))]
+    assert data._store._used <= whole
+    for index, image in enumerate(reduced):
+        data.sample(index)
+        assert data._store._used <= whole
+        assert torch.equal(data.sample(index, factor=0.5).image, image)
+    assert all((index, (60, 40)) in data._store._kept for index in range(len(data)))
     data.close()

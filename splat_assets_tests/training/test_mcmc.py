@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 from fractions import Fraction
 
@@ -123,11 +124,32 @@ def test_optimizer_rows_keep_their_moments() -> None:
 def test_optimizer_state_goes_round() -> None:
     a, b = make_optimizer(), make_optimizer(n=10, seed=1)
     take_steps(a)
-    b.load_state_dict(a.state_dict())
+    b.load_state_dict(deepcopy(a.state_dict()))  # it takes the tensors over
     take_steps(a, 3)
     take_steps(b, 3)
     for name in NAMES:
         assert torch.equal(a.params[name], b.params[name])
+
+
+def test_appended_rows_go_where_there_is_room() -> None:
+    """Growing copies what is there now and then only, and a checkpoint holds none of the room."""
+    optimizer = make_optimizer(1000)
+    before = {name: p.detach().clone() for name, p in optimizer.params.items()}
+    optimizer.append({name: rows[:100] for name, rows in before.items()})
+    places = [p.data_ptr() for p in optimizer.params.values()]
+    take_steps(optimizer)
+    stepped = {name: p.detach().clone() for name, p in optimizer.params.items()}
+    optimizer.append({name: rows[100:300] for name, rows in before.items()})
+    assert places == [p.data_ptr() for p in optimizer.params.values()]
+    state = optimizer.state_dict()
+    for name, p in optimizer.params.items():
+        assert torch.equal(p[:1100], stepped[name])
+        assert torch.equal(p[1100:], before[name][100:300])
+        assert torch.equal(state[name]["value"], p)
+        assert not state[name]["exp_avg"][1100:].any()
+        for key in ("value", "exp_avg", "exp_avg_sq"):
+            stored = state[name][key]
+            assert stored.untyped_storage().nbytes() == stored.numel() * 4
 
 
 def test_keep_most_opaque() -> None:
