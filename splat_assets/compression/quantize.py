@@ -17,6 +17,7 @@ import numpy as np
 from splat_assets.gaussians.transform import multiply_quats, quat_to_matrix
 
 LEVELS = 256
+_BLOCK = 1 << 18  # Gaussians worked on at a time
 _TIE = 0.01  # in the cosine of half an angle; a few steps of the packed rotations
 _LLOYD_ROUNDS = 30
 _HISTOGRAM_BINS = 4096
@@ -103,6 +104,14 @@ def canonical_rotations(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarr
         Unit quaternions [N, 4] float64 whose w is positive and as good as the largest any form
         has, and the scales [N, 3].
     """
+    turned, axes = np.empty((len(quats), 4)), np.empty_like(scales)
+    for first in range(0, len(quats), _BLOCK):  # 24 candidates each
+        block = slice(first, first + _BLOCK)
+        turned[block], axes[block] = _smallest_forms(quats[block], scales[block])
+    return turned, axes
+
+
+def _smallest_forms(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     group, source = _octahedral_group()
     q = quats.astype(np.float64)
     q /= np.linalg.norm(q, axis=1, keepdims=True)
