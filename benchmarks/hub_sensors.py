@@ -89,9 +89,8 @@ def measure_ticks(folder: Path, num_repos: int) -> None:
         world = World(folder / "data", instance)
         world.watch_file.add(make_watch(HubWatch, author="big"))
         ticks = Ticks(world, hub)
-        print(f"| {num_repos} repositories | wall s | CPU s | requests | registered | runs | cursor |")
-            f"| {num_repos} repositories | wall s | CPU s | Hub requests | registered | runs | cursor |"
-        )
+        heads = ("wall s", "CPU s", "requests", "registered", "runs", "cursor")
+        print(f"| {num_repos} repositories | {' | '.join(heads)} |")
         print("|---|---|---|---|---|---|---|")
 
         def row(what: str, sensor: str, tick: tuple[float, float, list[str]]) -> None:
