@@ -323,6 +323,8 @@ def _pick(container: InputContainer, stream: int) -> av.VideoStream:
         if not video.disposition & av.stream.Disposition.attached_pic
         and video.codec_context is not None
     ]
+    if not streams and any(video.codec_context is None for video in container.streams.video):
+        raise UnreadableError("this build of PyAV has no decoder for its codec")
     if not streams:
         raise UnreadableError("no video stream")
     if stream >= len(streams):

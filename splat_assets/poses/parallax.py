@@ -13,7 +13,7 @@ its pictures too, and may hold most of the matches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,30 +21,37 @@ import numpy as np
 import pandas as pd
 import pycolmap
 from PIL import Image
-from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter
+from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates, uniform_filter
 
 from splat_assets.frames.frame_set import FrameSet
 from splat_assets.poses.features import FeaturePlan, group_cameras, make_camera
 from splat_assets.progress import Progress
 
 LONG_SIDE = 480  # pixels, of the frames as they are looked at; "px" below are of these
-MAX_FEATURES = 800
-ANCHORS = 12  # frames compared with some of the frames after them, per camera
-NEAR = (1, 3)  # frames further on; the others are one and three anchors further on
+MAX_FEATURES = 500
+ANCHORS = 10  # frames compared with some of the frames after them, per camera
+NEAR = (1, 3, 10)  # frames further on
+FAR = (1, 3, 5)  # anchors further on
 MIN_FRAMES = 6  # fewer give no verdict
 MIN_RIGID = 24  # matches of a rigid scene without which a pair says nothing
+MAX_RATIO = 0.8  # of the distances to the best and the second best match
 PARALLAX_PX = 2.0  # about a quarter of a degree; COLMAP takes points from 1.5 degrees on
-MIN_INFORMED = 0.6  # of the anchors must have a pair that says something
+MIN_INFORMED = 0.6  # of the anchors must have a pair that says something,
+MIN_FAR = 0.4  # and a far one: what stands still matches at any distance in time
 STILL_SHARE = 0.8  # of those must show no parallax in any pair
-TURN_PX = 0.04 * LONG_SIDE  # the picture moves by more: the camera turns
-MIN_AGREEMENT = 0.7  # of the textured picture, turned back; median over the anchors
+TURN_PX = 0.03 * LONG_SIDE  # the picture shifts by more: the camera turns, or is far from a plane
+MIN_EXPLAINED = 0.85  # of the rigid matches, by the rotation of a camera that turns
+# of the textured picture, turned back, must look the same; median over the anchors
+MIN_AGREEMENT = {"fixed": 0.6, "turns": 0.8}
 ENOUGH_PLACES = 3  # cameras that each stand still but at so many places can see depth together
 _FOCAL_RATIOS = (0.7, 1.0, 1.4, 2.0)  # of the long side, tried where EXIF gives none
 _FIT_PX = 1.5
 _TRIALS = 150
 _REFINEMENTS = 2
-_BLUR_PX = 1.5  # pixels that are off by a fraction, and noise, shall still agree
-_WINDOW_PX = 21  # over which two pictures are correlated
+_EDGE_PX = 6  # a feature nearer to what is masked out may be the mask's
+_HALVED = 2  # pictures are correlated at half their size
+_BLUR_PX = 0.75  # pixels that are off by a fraction, and noise, shall still agree
+_WINDOW_PX = 11  # over which two pictures are correlated
 _SAME = 0.8  # correlation from which on a place shows the same
 _TEXTURE = 3.0  # grey levels of standard deviation without which a place says nothing
 
@@ -59,7 +66,7 @@ class CameraMotion:
     kind: Kind
     num_pairs: int  # that say something
     parallax_px: float  # median over the pairs; NaN without any
-    shift_px: float  # how far what a rotation explains moves between frames, 90th percentile
+    shift_px: float  # how far what a rotation explains moves between frames far apart
 
     @property
     def name(self) -> str:
@@ -89,9 +96,9 @@ class _Features:
     """What was found in one reduced frame."""
 
     grey: np.ndarray  # [H, W] uint8
-    xy: np.ndarray  # [N, 2] pixels from the middle of the picture
-    keypoints: Any
-    descriptors: Any
+    xy: np.ndarray  # [N, 2] from the middle of the picture, as if its long side were LONG_SIDE
+    usable: np.ndarray  # [N] bool: not at a mask's edge
+    descriptors: np.ndarray  # [N, 128] float32, unit vectors
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,8 @@ class _Turn:
     focal: float
     num_fitting: int
     parallax_px: float  # median distance of rigid matches from where the rotation puts them
-    shift_px: float
+    explained: float  # share of rigid matches nearer than `PARALLAX_PX` to there
+    shift_px: float  # median, of what fits
 
 
 def camera_motions(
@@ -162,9 +170,13 @@ def _judge(frames: FrameSet, rows: pd.DataFrame, seed: int, progress: Progress) 
         return CameraMotion(camera, "unknown", 0, np.nan, np.nan)
     anchors = np.array([pair.anchor for pair in pairs])
     parallax = np.array([turn.parallax_px for turn in turns])
-    shift = float(np.percentile([turn.shift_px for turn in turns], 90))
-    kind = _verdict(anchors, parallax, shift, places)
-    if kind in ("fixed", "turns"):
+    shift = _far_shift(pairs, turns)
+    kind = _verdict(pairs, parallax, places, _step(len(rows)))
+    if kind == "fixed" and shift > TURN_PX:
+        # in front of a plane a sideways move looks much like a turn: nothing nearer may disagree
+        explained = float(np.median([turn.explained for turn in turns]))
+        kind = "turns" if explained >= MIN_EXPLAINED else "moves"
+    if kind in MIN_AGREEMENT:
         progress.check()
         agreement = np.array(
             [
@@ -173,31 +185,47 @@ def _judge(frames: FrameSet, rows: pd.DataFrame, seed: int, progress: Progress) 
             ]
         )
         best = [agreement[anchors == anchor].max() for anchor in np.unique(anchors)]
-        if np.median(best) < MIN_AGREEMENT:
+        if np.median(best) < MIN_AGREEMENT[kind]:
             kind = "moves"
     return CameraMotion(camera, kind, len(pairs), float(np.median(parallax)), shift)
 
 
+def _far_shift(pairs: Sequence[_Pair], turns: Sequence[_Turn]) -> float:
+    """The largest of the medians over pairs that are equally far apart."""
+    gaps = np.array([pair.other - pair.anchor for pair in pairs])
+    shifts = np.array([turn.shift_px for turn in turns])
+    return max(float(np.median(shifts[gaps == gap])) for gap in np.unique(gaps))
+
+
 def _verdict(
-    anchors: np.ndarray, parallax: np.ndarray, shift: float, places: Iterable[tuple[int, int]]
+    pairs: Sequence[_Pair], parallax: np.ndarray, places: Sequence[tuple[int, int]], step: int
 ) -> Kind:
     """An anchor is moving when any of its pairs shows parallax."""
+    anchors = np.array([pair.anchor for pair in pairs])
     informed = np.unique(anchors)
     if len(informed) < MIN_INFORMED * len({a for a, _ in places}):
         return "unknown"
     still = [parallax[anchors == anchor].max() < PARALLAX_PX for anchor in informed]
     if np.mean(still) < STILL_SHARE:
         return "moves"
-    return "turns" if shift > TURN_PX else "fixed"
+    seen_far = {pair.anchor for pair in pairs if pair.other - pair.anchor >= step}
+    if len(seen_far) < MIN_FAR * len({a for a, b in places if b - a >= step}):
+        return "unknown"
+    return "fixed"
 
 
 def _pairs(count: int) -> list[tuple[int, int]]:
     """Positions (i, j), i < j, to compare among `count` frames in order."""
     anchors = np.unique(np.linspace(0, max(count - 2, 0), ANCHORS).astype(int))
-    step = max(1, int(np.median(np.diff(anchors)))) if len(anchors) > 1 else 1
-    gaps = {*NEAR, step, 3 * step}
+    step = _step(count)
+    gaps = {*NEAR, *(steps * step for steps in FAR)}
     found = {(int(a), int(a) + gap) for a in anchors for gap in gaps if a + gap < count}
     return sorted(found)
+
+
+def _step(count: int) -> int:
+    """Frames from one anchor to the next."""
+    return max(1, (count - 2) // (ANCHORS - 1))
 
 
 def _find_features(
@@ -216,16 +244,20 @@ def _find_features(
         name = names[position]
         with Image.open(frames.images / name) as image:
             grey = _reduced(image)
+        near_mask = np.zeros(grey.shape, bool)
         mask_path = frames.masks / f"{name}.png"
         if mask_path.exists():
             with Image.open(mask_path) as mask:
-                # what is masked out becomes even grey, which has no features but its edge
                 ignored = np.asarray(mask.convert("L").resize(grey.shape[::-1])) < 128
             grey = np.where(ignored, np.uint8(128), grey)
+            near_mask = binary_dilation(ignored, iterations=_EDGE_PX)
         keypoints, descriptors = extractor.extract_from_uint8_array(np.ascontiguousarray(grey))
-        middle = np.array(grey.shape[::-1]) / 2
-        xy = np.array([[p.x, p.y] for p in keypoints]).reshape(-1, 2) - middle
-        found[position] = _Features(grey, xy, keypoints, descriptors)
+        places = np.array([[p.x, p.y] for p in keypoints]).reshape(-1, 2)
+        x, y = np.minimum(places.astype(int), np.array(grey.shape[::-1]) - 1).T
+        xy = (places - np.array(grey.shape[::-1]) / 2) * (LONG_SIDE / max(grey.shape))
+        unit = descriptors.data.astype(np.float32).reshape(-1, 128)
+        unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+        found[position] = _Features(grey, xy, ~near_mask[y, x], unit)
     return found
 
 
@@ -242,22 +274,33 @@ def _match(anchor: int, other: int, found: dict[int, _Features], seed: int) -> _
     a, b = found[anchor], found[other]
     if min(len(a.xy), len(b.xy)) < MIN_RIGID:
         return None
-    options = pycolmap.FeatureMatchingOptions()
-    options.use_gpu = False
-    options.num_threads = 1
-    matcher = pycolmap.FeatureMatcher.create(options, pycolmap.Device.cpu)
-    matches = matcher.match(a.keypoints, a.descriptors, b.keypoints, b.descriptors)
-    if len(matches) < MIN_RIGID:
+    i, j = _nearest(a.descriptors, b.descriptors)
+    usable = a.usable[i] & b.usable[j]
+    if usable.sum() < MIN_RIGID:
         return None
-    first, second = a.xy[matches[:, 0]], b.xy[matches[:, 1]]
+    first, second = a.xy[i[usable]], b.xy[j[usable]]
     ransac = pycolmap.RANSACOptions()
     ransac.max_error = _FIT_PX
-    ransac.max_num_trials = 1000
+    ransac.min_num_trials, ransac.max_num_trials = 100, 1000
     ransac.random_seed = seed
     epipolar = pycolmap.estimate_fundamental_matrix(first, second, ransac)
     if epipolar is None or epipolar["num_inliers"] < MIN_RIGID:
         return None
     return _Pair(anchor, other, first, second, np.asarray(epipolar["inlier_mask"]))
+
+
+def _nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `a` and of `b` that are each other's nearest, and clearly so (Lowe's ratio).
+
+    COLMAP's own matcher takes longer for this than all the rest here together.
+    """
+    cosines = a @ b.T
+    nearest = cosines.argmax(axis=1)
+    rows = np.arange(len(a))
+    two = np.partition(cosines, -2, axis=1)[:, -2:]
+    second, first = np.sqrt(np.maximum(2 - 2 * two, 0)).T
+    good = (cosines.argmax(axis=0)[nearest] == rows) & (first < MAX_RATIO * second)
+    return rows[good], nearest[good]
 
 
 def _focal_lengths(rows: pd.DataFrame) -> tuple[float, ...]:
@@ -300,12 +343,13 @@ def _fit_turn(pair: _Pair, focal: float, rng: np.random.Generator) -> _Turn:
         focal,
         num_fitting=int(fits.sum()),
         parallax_px=float(np.median(best[pair.rigid])),
+        explained=float(np.mean(best[pair.rigid] < PARALLAX_PX)),
         shift_px=float(np.median(moved[fits])) if fits.any() else np.inf,
     )
 
 
 def _bearings(xy: np.ndarray, focal: float) -> np.ndarray:
-    """[N, 3] unit vectors of pixels from the middle."""
+    """[N, 3] unit vectors of places in the picture."""
     rays = np.column_stack([xy / focal, np.ones(len(xy))])
     return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
@@ -334,16 +378,18 @@ def _mean_rotation(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _agreement(anchor: np.ndarray, other: np.ndarray, turn: _Turn) -> float:
     """Share of the textured anchor that looks the same in the other picture, turned back; 0..1."""
-    height, width = anchor.shape
     if other.shape != anchor.shape:
         return 0.0
+    anchor, other = _halve(anchor), _halve(other)
+    height, width = anchor.shape
+    focal = turn.focal * max(height, width) / LONG_SIDE
     y, x = np.mgrid[:height, :width]
     middle = np.array([width / 2, height / 2])
-    rays = np.stack([(x - middle[0]) / turn.focal, (y - middle[1]) / turn.focal, np.ones_like(x)])
+    rays = np.stack([(x - middle[0]) / focal, (y - middle[1]) / focal, np.ones_like(x)])
     seen = np.tensordot(turn.rotation, rays, axes=1)
-    place = seen[:2] / np.maximum(seen[2:], 1e-3) * turn.focal + middle[:, None, None]
-    turned = map_coordinates(other.astype(np.float32), place[::-1], order=1, mode="nearest")
-    a, b = (gaussian_filter(picture.astype(np.float32), _BLUR_PX) for picture in (anchor, turned))
+    place = seen[:2] / np.maximum(seen[2:], 1e-3) * focal + middle[:, None, None]
+    turned = map_coordinates(other, place[::-1], order=1, mode="nearest")
+    a, b = (gaussian_filter(picture, _BLUR_PX) for picture in (anchor, turned))
     mean_a, mean_b = uniform_filter(a, _WINDOW_PX), uniform_filter(b, _WINDOW_PX)
     var_a = np.maximum(uniform_filter(a * a, _WINDOW_PX) - mean_a**2, 0)
     var_b = np.maximum(uniform_filter(b * b, _WINDOW_PX) - mean_b**2, 0)
@@ -351,3 +397,10 @@ def _agreement(anchor: np.ndarray, other: np.ndarray, turn: _Turn) -> float:
     textured = np.maximum(var_a, var_b) > _TEXTURE**2
     same = shared > _SAME * np.sqrt(np.maximum(var_a * var_b, 1e-6))
     return float((same & textured).sum() / max(textured.sum(), 1))
+
+
+def _halve(grey: np.ndarray) -> np.ndarray:
+    """[H // 2, W // 2] float32, means of four."""
+    height, width = (side // _HALVED for side in grey.shape)
+    parts = grey[: _HALVED * height, : _HALVED * width].reshape(height, _HALVED, width, _HALVED)
+    return parts.mean(axis=(1, 3), dtype=np.float32)

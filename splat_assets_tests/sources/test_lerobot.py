@@ -216,6 +216,11 @@ def text(name: str, content: str) -> Callable[[Path], None]:
         (text("meta/episodes.jsonl", "{"), {}, r"meta/episodes.jsonl is not JSON lines"),
         (text("meta/episodes.jsonl", '{"a": 1}'), {}, r"has no column episode_index"),
         (
+            text("meta/episodes.jsonl", '{"episode_index": null, "length": 3}'),
+            {},
+            r"an `episode_index` in meta/episodes.jsonl is no number",
+        ),
+        (
             text("meta/episodes.jsonl", '{"episode_index": 0, "length": "x"}'),
             {},
             r"`length` of episode 0 in meta/ is 'x'",

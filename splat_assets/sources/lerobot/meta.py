@@ -281,7 +281,9 @@ def _cameras(info: Mapping[str, Any], name: str) -> tuple[Camera, ...]:
         names, shape = feature.get("names"), feature.get("shape")
         size = {}
         if isinstance(names, list) and isinstance(shape, list) and len(names) == len(shape):
-            size = {str(axis): int(n) for axis, n in zip(names, shape, strict=True)}
+            size = {
+                str(axis): n for axis, n in zip(names, shape, strict=True) if isinstance(n, int)
+            }
         cameras.append(
             Camera(
                 key,
@@ -358,7 +360,12 @@ def _by_index(table: pd.DataFrame, path: str, name: str, needed: list[str]) -> p
     if missing or not len(table):
         what = f"has no column {missing[0]}" if missing else "lists no episode"
         raise SourceError(f"{name}: {path} {what}; the dataset's meta is damaged.")
-    table = table.set_index(table["episode_index"].astype(int)).sort_index()
+    try:
+        table = table.set_index(table["episode_index"].astype(int)).sort_index()
+    except (ValueError, TypeError):
+        raise SourceError(
+            f"{name}: an `episode_index` in {path} is no number; the dataset's meta is damaged."
+        ) from None
     if table.index.duplicated().any():
         twice = table.index[table.index.duplicated()][0]
         raise SourceError(f"{name}: {path} lists episode {twice} twice.")
