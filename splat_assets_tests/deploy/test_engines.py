@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -13,6 +14,7 @@ import yaml
 from splat_assets.artifacts.store import ArtifactStore
 from splat_assets.compute import Compute
 from splat_assets.definitions import build_defs
+from splat_assets.defs import progress
 from splat_assets.defs.executors import EXECUTORS, _engine_config, select_executor
 from splat_assets.defs.needs import needs
 from splat_assets.errors import UserError
@@ -146,3 +148,18 @@ def test_steps_that_were_given_different_cards_do_not_wait_for_each_other(
         locks.append(device_lock(cuda, store).name)
     assert locks == ["cuda-0.lock", "cuda-1.lock", "cuda-GPU-5f-2.lock"]
     assert whole_host == locks[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "stops"),
+    [("STARTED", False), ("CANCELING", True), ("CANCELED", True), ("FAILURE", True)],
+)
+def test_a_step_on_another_host_stops_with_its_run(
+    status: str, stops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the run worker was killed: nothing else reaches the step."""
+    monkeypatch.setattr(progress, "CANCEL_POLL_SEC", 0.0)
+    run = SimpleNamespace(status=dg.DagsterRunStatus(status))
+    instance = SimpleNamespace(get_run_by_id=lambda run_id: run)
+    poll = progress.CancelPoll(SimpleNamespace(instance=instance, run_id="run"))
+    assert poll() is stops
