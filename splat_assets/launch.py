@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.execution.plan.objects import StepFailureData
 
 from splat_assets.artifacts.manifest import Manifest
 from splat_assets.artifacts.store import ArtifactStore
 from splat_assets.datasets.registry import Registry
 from splat_assets.datasets.spec import DatasetSpec
 from splat_assets.defs.progress import LISTENER
-from splat_assets.defs.runner import USER_ERROR
+from splat_assets.defs.runner import failure_sentence
 from splat_assets.defs.sensors import IN_PROGRESS, PARTITION_TAG, partitions_in_progress
 from splat_assets.errors import Cancelled, UserError
 from splat_assets.gaussians.splat_model import CHECKPOINT
@@ -224,7 +223,7 @@ def _outcome(
     for event in result.all_events:
         if event.is_step_failure:
             step = event.step_key or ""
-            error, is_users = _explain(event.step_failure_data)
+            error, is_users = failure_sentence(event.step_failure_data)
             if is_users:
                 raise UserError(error)
             error = next((c.message for c in checks if c.blocking and c.asset == step), error)
@@ -256,17 +255,6 @@ def _describe(manifest: Manifest, location: str | None) -> dict[str, Any]:
         "bytes": manifest.total_bytes,
         "skipped": manifest.skipped,
     }
-
-
-def _explain(data: StepFailureData) -> tuple[str, bool]:
-    """The sentence of a failed step, and whether the input is to blame."""
-    if data.user_failure_data is not None:
-        mark = data.user_failure_data.metadata.get(USER_ERROR)
-        return data.user_failure_data.description or "", bool(mark and mark.value)
-    error = data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return (error.message.strip() if error is not None else "The step failed."), False
 
 
 @dataclass(frozen=True)
@@ -308,7 +296,7 @@ def _why(instance: dg.DagsterInstance, run_id: str, asset: str) -> str:
     for entry in instance.all_logs(run_id, of_type=kinds):
         event = entry.dagster_event
         if event is not None and event.step_key == asset:
-            return _explain(event.step_failure_data)[0]
+            return failure_sentence(event.step_failure_data)[0]
     return "the last run failed"
 
 

@@ -72,3 +72,11 @@ def _is_pipe(fd: int) -> bool:
         return str(Path(f"/proc/self/fd/{fd}").readlink()).startswith("pipe:")
     except OSError:
         return False
+
+
+def starts_another(*, mark: Path, progress: Progress) -> None:
+    """Starts a process of its own, then is deaf to everything."""
+    other = subprocess.Popen(["sleep", "60"])
+    mark.write_text(str(other.pid))
+    progress.update(0.5, "started")
+    time.sleep(60)

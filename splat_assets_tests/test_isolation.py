@@ -155,3 +155,47 @@ def start_parent(program: str) -> subprocess.Popen[str]:
 def gone(process: psutil.Process) -> bool:
     psutil.wait_procs([process], timeout=3)
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_cancel_takes_what_the_child_started_along(tmp_path: Path) -> None:
+    started: list[Report] = []
+    progress = Progress(started.append, lambda: bool(started))
+    with pytest.raises(Cancelled):
+        run_isolated(HERE + "starts_another", progress=progress, mark=tmp_path / "pid")
+    other = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(other) and psutil.Process(other).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_second_one_waits_for_the_device_and_says_for_whom(tmp_path: Path) -> None:
+    lock = tmp_path / "cpu.lock"
+    first_runs, said = threading.Event(), []
+
+    def first() -> None:
+        progress = Progress(lambda report: first_runs.set(), lambda: bool(said))
+        with pytest.raises(Cancelled):
+            run_isolated(
+                HERE + "patient",
+                progress=progress,
+                lock=lock,
+                holder="trained_splat of garden on cpu",
+                mark=tmp_path / "mark",
+            )
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert first_runs.wait(60)
+    seen: list[Report] = []
+
+    def hear(report: Report) -> None:
+        seen.append(report)
+        said.append(report.message)
+
+    result = run_isolated(
+        HERE + "work", progress=Progress(hear), lock=lock, holder="another", value=1
+    )
+    thread.join()
+    assert result["value"] == 2
+    assert seen[0].message.startswith("Waiting for trained_splat of garden on cpu (process ")

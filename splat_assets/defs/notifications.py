@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from splat_assets.defs.jobs import DATASET_TAG
+from splat_assets.defs.runner import failure_sentence
 from splat_assets.defs.sensors import PARTITION_TAG
 from splat_assets.errors import UserError
 from splat_assets.settings import load_settings
@@ -45,7 +46,7 @@ def notifications_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[N
             if not found.passed:
                 failed_gates.append(f"{found.check_name}: {found.description}")
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
-            errors.append(f"{event.step_key}: {_why(event)}")
+            errors.append(f"{event.step_key}: {failure_sentence(event.step_failure_data)[0]}")
         elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
             made.append(event.asset_key.to_user_string() if event.asset_key else "")
             metadata = event.step_materialization_data.materialization.metadata
@@ -74,17 +75,6 @@ def notifications_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[N
     elif not failed_gates:  # which would be what made it fail
         told.append(note("", "failure", f"A run on {dataset} failed.", errors))
     return told
-
-
-def _why(event: dg.DagsterEvent) -> str:
-    """The sentence of a failed step."""
-    data = event.step_failure_data
-    if data.user_failure_data is not None:
-        return data.user_failure_data.description or "failed"
-    error = data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return error.message.strip().splitlines()[0] if error is not None else "failed"
 
 
 def _post(context: dg.RunStatusSensorContext) -> dg.SkipReason:

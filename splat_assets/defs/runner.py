@@ -12,6 +12,7 @@ from multiprocessing import connection, parent_process
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.execution.plan.objects import StepFailureData
 from pydantic import Field
 
 from splat_assets.artifacts.store import ArtifactStore
@@ -24,6 +25,7 @@ from splat_assets.stages import STAGES, StageOutcome, run_stage
 
 MAX_RETRIES = 3
 RETRY_SEC = 10.0
+KILLED = "The process of this step was killed, most likely because the machine ran out of memory."
 USER_ERROR = "user_error"  # metadata of a failure that is the input's fault, not ours
 
 
@@ -106,6 +108,21 @@ class StageRunner(dg.ConfigurableResource):
             raise
         except Cancelled:
             raise DagsterExecutionInterruptedError() from None
+
+
+def failure_sentence(data: StepFailureData) -> tuple[str, bool]:
+    """Why a step failed, in a sentence, and whether the input is to blame."""
+    if data.user_failure_data is not None:
+        mark = data.user_failure_data.metadata.get(USER_ERROR)
+        return data.user_failure_data.description or "", bool(mark and mark.value)
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    if error is None:
+        return "The step failed.", False
+    if error.cls_name == "ChildProcessCrashException":
+        return KILLED, False
+    return error.message.strip(), False
 
 
 def make_findable(

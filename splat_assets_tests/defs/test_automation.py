@@ -86,7 +86,9 @@ def asked_for(request: dg.RunRequest) -> list[tuple[str, str]]:
     ]
 
 
-def in_process(target: str, *, progress: Progress, lock: object, log: object, **kwargs: Any) -> Any:
+def in_process(
+    target: str, *, progress: Progress, lock: object, holder: str, log: object, **kwargs: Any
+) -> Any:
     """Instead of a child process per stage, which takes a second."""
     module, _, name = target.partition(":")
     return getattr(import_module(module), name)(progress=progress, **kwargs)

@@ -88,8 +88,7 @@ def test_killed_worker_leaves_no_child_and_is_resumed(dagster: Dagster) -> None:
     worker = psutil.Process(worker_pid(dagster, run_id))
     assert worker.pid != step_process.pid
     worker.kill()
-    psutil.wait_procs([child, step_process], timeout=5)
-    assert not child.is_running() and not step_process.is_running()
+    wait_gone(child, step_process)
     assert store(dagster).current("killed", "trained_splat") is None
     assert dagster.wait(run_id) == "FAILURE"
     retried = wait_for(lambda: dagster.runs(**{"dagster/root_run_id": run_id}), 60, "the retry")
@@ -108,10 +107,9 @@ def test_killed_step_fails_the_run_with_its_reason_and_frees_the_slot(dagster: D
     wait_for(lambda: checkpoint(dagster, "step") >= 3, 90, "three steps")
     child, step_process = trainer(dagster, "step")
     step_process.kill()
-    psutil.wait_procs([child], timeout=5)
-    assert not child.is_running()
+    wait_gone(child)
     assert dagster.wait(run_id) == "FAILURE"
-    assert "crashed" in failure_text(dagster, run_id) or "exit" in failure_text(dagster, run_id)
+    assert "ChildProcessCrash" in failure_text(dagster, run_id)
     wait_for(lambda: run_id not in dagster.slot_holders("gpu"), 20, "the slot to be free")
     assert store(dagster).current("step", "trained_splat") == before
 
@@ -209,6 +207,14 @@ def trainer(dagster: Dagster, name: str) -> tuple[psutil.Process, psutil.Process
         if arguments["out"].parent == folder:
             return child, child.parent()
     raise AssertionError(f"nothing trains {name}")
+
+
+def wait_gone(*processes: psutil.Process) -> None:
+    """None of them lives after 5 s; one that nobody has buried yet is dead all the same."""
+    deadline = time.monotonic() + 5
+    while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def answers(dagster: Dagster) -> bool:
