@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from splat_assets.rendering.cpu import windows
-from splat_assets.rendering.cpu.buffers import zeros
+from splat_assets.rendering.cpu.buffers import take, zeros
 from splat_assets.rendering.cpu.team import team
 
 _TAPS = windows.window_taps()
@@ -79,7 +79,7 @@ class _L1SSIM(torch.autograd.Function):
             similarity, planes = _ssim(x, y, weights, image.shape, True)
         pixels = height * width if weights is None else float(weights.sum(dtype=np.float64))
         scale_l1 = (1 - lambda_ssim) / max(3 * pixels, 1.0)
-        gradient = torch.empty(height, width, 3)
+        gradient = torch.from_numpy(take((height, width, 3), np.float32))
         sums = np.empty(height, np.float64)
         team().run(
             -(-height // windows.ROWS), windows.l1_ssim_gradient, _TAPS, x, y, height, width,

@@ -48,13 +48,14 @@ def warm_up_beside() -> subprocess.Popen[bytes] | None:
 
 
 def _run_every_kernel() -> None:
+    import numpy as np
     import torch
 
     from splat_assets.compute import Compute
     from splat_assets.rendering.affine import affine_colours
     from splat_assets.rendering.l1_ssim import l1_ssim
     from splat_assets.rendering.rasterize import rasterize
-    from splat_assets.training.cpu_kernels import disturb
+    from splat_assets.training.cpu_kernels import disturb, over_background
     from splat_assets.training.dataset import Sample
     from splat_assets.training.optimizer import NAMES, SplatOptimizer
     from splat_assets.training.step import Regularisers, shoot
@@ -68,7 +69,8 @@ def _run_every_kernel() -> None:
         "shN": torch.full((2, 15, 3), 0.1),
     }
     K = torch.tensor([[[20.0, 0.0, 8.0], [0.0, 20.0, 8.0], [0.0, 0.0, 1.0]]])
-    sample = Sample(torch.zeros(16, 16, 3), None, K, torch.eye(4)[None], 16, 16)
+    photo = over_background(np.zeros((16, 16, 3), np.uint8), None)
+    sample = Sample(photo, None, K, torch.eye(4)[None], 16, 16)
     optimizer = SplatOptimizer(tensors, dict.fromkeys(NAMES, 1e-3))
     shot = shoot(
         optimizer, sample, sh_degree=3, background=torch.zeros(3),

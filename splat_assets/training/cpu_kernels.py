@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numba import njit
 from torch import Tensor
 
@@ -39,6 +40,7 @@ from splat_assets.rendering.cpu.team import team
 _BETAS = (0.9, 0.999)  # literals in the kernel, as is eps, 1e-15
 _BLOCK = 8192  # numbers a task of Adam; a multiple of 16
 _ROWS = 512  # Gaussians a task of the noise
+_IMAGE_ROWS = 16  # a task of a picture
 _NONE = np.empty(0, np.float32)
 
 
@@ -238,6 +240,40 @@ def _adam_lanes(p, g, m, v, size, correction):  # type: ignore[no-untyped-def]
     v = fma(fill(np.float32(0.999)), v, (fill(np.float32(0.001)) * g) * g)
     p = fma(size, m / fma(square_root(v), correction, fill(np.float32(1e-15))), p)
     return p, m, v, every_lane(sound)
+
+
+def over_background(pixels: np.ndarray, background: Tensor | None) -> Tensor:
+    """[H, W, 3] float32 in 0..1: a picture [H, W, 3] uint8, or one premultiplied by its alpha
+    [H, W, 4] laid over `background` [3] (black when None)."""
+    height, width, channels = pixels.shape
+    image = take((height, width, 3), np.float32)
+    behind = np.zeros(3, np.float32) if background is None else background.numpy()
+    team().run(
+        -(-height // _IMAGE_ROWS), _over_background, np.ascontiguousarray(pixels).reshape(-1),
+        channels, behind, width, image.reshape(-1),
+    )  # fmt: skip
+    return torch.from_numpy(image)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _over_background(share, pixels, channels, behind, width, image):  # type: ignore[no-untyped-def]
+    scale, one, none = np.float32(1.0 / 255.0), np.float32(1.0), np.float32(0.0)
+    count = len(image) // 3
+    while True:
+        begin = next_task(share) * _IMAGE_ROWS * width
+        if begin >= count:
+            break
+        end = min(begin + _IMAGE_ROWS * width, count)
+        if channels == 3:
+            for at in range(np.uintp(3 * begin), np.uintp(3 * end)):
+                image[at] = np.float32(pixels[at]) * scale
+            continue
+        for pixel in range(np.uintp(begin), np.uintp(end)):
+            clear = one - np.float32(pixels[np.uintp(4) * pixel + np.uintp(3)]) * scale
+            for c in range(np.uintp(3)):
+                value = np.float32(pixels[np.uintp(4) * pixel + c]) * scale + clear * behind[c]
+                # resizing overshoots a little
+                image[np.uintp(3) * pixel + c] = min(max(value, none), one)
 
 
 def disturb(

@@ -82,11 +82,12 @@ class TrainingSet:
         view = self.views[index]
         width, height = scaled_size(view.width, view.height, factor)
         pixels, mask = self._store.get(index, (width, height))
-        image = torch.from_numpy(pixels).to(device).to(torch.float32).mul_(1.0 / 255.0)
-        if image.shape[2] == 4:
-            rgb, alpha = image[..., :3], image[..., 3:]
-            image = rgb if background is None else rgb + (1.0 - alpha) * background
-            image = image.clamp(0.0, 1.0).contiguous()  # resizing overshoots a little
+        if device == "cpu":
+            from splat_assets.training.cpu_kernels import over_background
+
+            image = over_background(pixels, background)
+        else:
+            image = _over_background(torch.from_numpy(pixels).to(device), background)
         K = view.K.copy()
         K[0] *= width / view.width
         K[1] *= height / view.height
@@ -122,6 +123,16 @@ class TrainingSet:
     def close(self) -> None:
         """Stop the decoding thread and forget the pixels."""
         self._store.close()
+
+
+def _over_background(pixels: torch.Tensor, background: torch.Tensor | None) -> torch.Tensor:
+    """`cpu_kernels.over_background` on a device."""
+    image = pixels.float().mul_(1.0 / 255.0)
+    if image.shape[2] == 3:
+        return image
+    rgb, alpha = image[..., :3], image[..., 3:]
+    image = rgb if background is None else rgb + (1.0 - alpha) * background
+    return image.clamp(0.0, 1.0).contiguous()  # resizing overshoots a little
 
 
 def load_training_set(

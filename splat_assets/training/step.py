@@ -106,8 +106,9 @@ class _KernelShot:
         self._camera = sample.viewmat
         self._viewmat = sample.viewmat[0].detach().double().numpy()
         # leaves of the graph that the loss is made of
-        self._render = torch.empty(sample.height, sample.width, self._frame.channels)
-        self._alphas = torch.empty(sample.height, sample.width)
+        size = sample.height, sample.width
+        self._render = torch.from_numpy(take((*size, self._frame.channels), np.float32))
+        self._alphas = torch.from_numpy(take(size, np.float32))
         self._drawn = draw(
             self._splats,
             self._viewmat,

@@ -13,8 +13,9 @@ from splat_assets.gaussians.ply import read_ply
 from splat_assets.progress import silent
 from splat_assets.rendering.cpu.activation import activate
 from splat_assets.rendering.l1_ssim import l1_ssim
+from splat_assets.training import dataset, trainer
 from splat_assets.training import step as module
-from splat_assets.training import trainer
+from splat_assets.training.cpu_kernels import over_background
 from splat_assets.training.dataset import Sample
 from splat_assets.training.optimizer import NAMES, SplatOptimizer
 from splat_assets.training.step import Regularisers
@@ -141,3 +142,11 @@ def test_a_step_that_is_not_finite_is_survived(
     for name in NAMES:
         assert np.isfinite(getattr(written, name)).all()
     assert splat.summary["psnr_db"] > 18
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_photo_as_floats_is_what_a_device_makes_of_it(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 23, channels), np.uint8)
+    for background in (None, torch.tensor([0.3, 1.0, 0.0])):
+        expected = dataset._over_background(torch.from_numpy(pixels), background)
+        assert torch.equal(over_background(pixels, background), expected)

@@ -107,10 +107,10 @@ def _touched(rows, r, tile_x, tile_y, tables):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def blend(  # type: ignore[no-untyped-def]
-    share, rows, entries, starts, masks, save, tables, scratches, width, height,
+    share, turns, rows, entries, starts, masks, save, tables, scratches, width, height,
     background, image, channels, colour_at, depth_at, alphas,
 ):  # fmt: skip
-    """Blend every tile into `image` [H·W·channels] and `alphas` [H·W] (flat).
+    """Blend the tiles, in the order `turns`, into `image` [H·W·channels] and `alphas` [H·W] (flat).
 
     Colour goes to the three channels from `colour_at` on, depth to channel `depth_at`; -1 means not
     wanted. With `save`, `masks` (uint64, one an entry) keeps the blocks that a Gaussian changed,
@@ -128,9 +128,10 @@ def blend(  # type: ignore[no-untyped-def]
     red_behind, green_behind = fill(background[0]), fill(background[1])
     blue_behind = fill(background[2])
     while True:
-        tile = next_task(share)
-        if tile >= tiles:
+        task = next_task(share)
+        if task >= tiles:
             break
+        tile = turns[task]
         x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
         alive = np.uint64(0)
         for block in range(BLOCKS):
@@ -232,7 +233,7 @@ def blend(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def blend_backward(  # type: ignore[no-untyped-def]
-    share, rows, entries, slots, starts, masks, tables, scratches, width, height,
+    share, turns, rows, entries, slots, starts, masks, tables, scratches, width, height,
     image, channels, colour_at, depth_at, alphas, v_image, v_alphas, with_alpha, absgrad, sums,
 ):  # fmt: skip
     """Fill the row of `sums` (see projection.py) of every (Gaussian, tile) from the gradients of
@@ -247,9 +248,10 @@ def blend_backward(  # type: ignore[no-untyped-def]
     least = fill(np.float32(1e-4))
     floor = fill(np.float32(-64.0))
     while True:
-        tile = next_task(share)
-        if tile >= tiles:
+        task = next_task(share)
+        if task >= tiles:
             break
+        tile = turns[task]
         x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
         tile_x, tile_y = np.float32(x0), np.float32(y0)
         for block in range(BLOCKS):

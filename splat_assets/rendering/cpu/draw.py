@@ -87,6 +87,7 @@ class Drawn:
     radii: np.ndarray  # [N, 2] int32, or none
     offsets: np.ndarray  # [N + 1] int64: first slot of every Gaussian
     starts: np.ndarray  # [tiles + 1] int64: first entry of every tile
+    turns: np.ndarray  # [tiles] int64: in which order to draw them
     entries: np.ndarray  # [entries] int32: Gaussian
     slots: np.ndarray  # [entries] int32
     masks: np.ndarray  # [entries] uint64: blocks it changed
@@ -172,13 +173,16 @@ def draw(
         offsets, entries, slots,
     )  # fmt: skip
 
+    turns = _turns(starts, crew.threads)
     masks = take(total if save else 0, np.uint64)
     crew.run(
-        tile_count, blending.blend, rows, entries, starts, masks, save, _TABLES,
+        tile_count, blending.blend, turns, rows, entries, starts, masks, save, _TABLES,
         _scratches(crew.threads), width, height, background, image, frame.channels,
         frame.colour_at, frame.depth_at, alphas,
     )  # fmt: skip
-    return Drawn(camera, rows, extents, offsets, starts, entries, slots, masks, image, alphas)
+    return Drawn(
+        camera, rows, extents, offsets, starts, turns, entries, slots, masks, image, alphas
+    )
 
 
 def draw_backward(
@@ -216,11 +220,12 @@ def sum_pixels(
     and alphas (flat)."""
     crew = team()
     sums = take(len(drawn.entries) * projection.ROW, np.float32)
+    v_alpha, with_alpha = (drawn.alphas, False) if v_alphas is None else (v_alphas, True)
     crew.run(
-        len(drawn.starts) - 1, blending.blend_backward, drawn.rows, drawn.entries, drawn.slots,
-        drawn.starts, drawn.masks, _TABLES, _scratches(crew.threads), frame.width, frame.height,
-        drawn.image, frame.channels, frame.colour_at, frame.depth_at, drawn.alphas, v_image,
-        drawn.alphas if v_alphas is None else v_alphas, v_alphas is not None, absgrad, sums,
+        len(drawn.turns), blending.blend_backward, drawn.turns, drawn.rows, drawn.entries,
+        drawn.slots, drawn.starts, drawn.masks, _TABLES, _scratches(crew.threads), frame.width,
+        frame.height, drawn.image, frame.channels, frame.colour_at, frame.depth_at, drawn.alphas,
+        v_image, v_alpha, with_alpha, absgrad, sums,
     )  # fmt: skip
     return sums
 
@@ -254,6 +259,13 @@ def camera_record(viewmat: np.ndarray, K: np.ndarray, frame: Frame) -> np.ndarra
         ],
         dtype=np.float64,
     )  # fmt: skip
+
+
+def _turns(starts: np.ndarray, threads: int) -> np.ndarray:
+    """The tiles, dealt out to the threads (whose tasks are in a row), the fullest first: what is
+    left at the end, when some thread has nothing more to do, are the quick ones."""
+    fullest_first = np.argsort(starts[:-1] - starts[1:], kind="stable")
+    return np.concatenate([fullest_first[number::threads] for number in range(threads)])
 
 
 def _scratches(threads: int) -> np.ndarray:
