@@ -159,7 +159,8 @@ def _worst(worst: Comparison | None, quality: Mapping[str, Any]) -> str:
         f"<figcaption>{html.escape(text)}</figcaption></figure>"
         for text, picture in pictures
     )
-    row = next((v for v in quality.get("views", []) if v.get("name") == worst.name), {})
+    rows: list[dict[str, Any]] = quality.get("views", [])
+    row = next((v for v in rows if v.get("name") == worst.name), {})
     said = _form(row.get("psnr_vs_splat_db"), ": {:.2f} dB against the uncompressed splat")
     text = f"<p>{html.escape(worst.name)}{said}</p>"
     return _section("The view that lost most", f'{text}<div class="pictures">{figures}</div>')
