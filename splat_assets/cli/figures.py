@@ -20,12 +20,7 @@ def headline(asset: str, summary: Summary, skipped: str | None = None) -> str:
 
 def _raw_dataset(s: Summary) -> list[str]:
     size = show_bytes(s["total_bytes"]) if "total_bytes" in s else ""
-    content = str(s.get("content", ""))
-    robot = s.get("lerobot")
-    if robot:
-        cameras = ", ".join(key.rsplit(".", 1)[-1] for key in robot["cameras"])
-        taken = f"{len(robot['episodes'])} of {robot['num_episodes']} episodes"
-        content = f"LeRobot {robot['version']}: {cameras}, {taken}"
+    content = str(s.get("taken") or s.get("content", ""))
     return [content, _count(s, "num_files", "files"), size]
 
 

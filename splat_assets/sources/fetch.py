@@ -178,6 +178,7 @@ def _finish(
         },
     )
     if layout.robot:
+        manifest.summary["taken"] = layout.robot.headline
         manifest.summary["lerobot"] = layout.robot.to_summary()
     write_manifest(out, manifest)
     progress.update(1.0, f"{len(originals)} files, {len(brought)} of them new")

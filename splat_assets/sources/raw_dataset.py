@@ -23,8 +23,8 @@ class RawDataset(ArtifactFolder):
     `total_bytes`, `downloaded_files` (brought now and not linked from the previous artifact),
     `downloaded_bytes`, `unchanged` (bool: every file was already here), and `layout`: `root`,
     `model`, `images`, `transforms`, where in `files/` a reconstruction lies (`sources.layout`).
-    A LeRobot dataset has `lerobot` too: `version`, `fps`, `robot`, `num_episodes`, the chosen
-    `episodes` and `cameras`, `all_cameras`, `tasks`.
+    A LeRobot dataset has `taken` (a line on what of it was taken) and `lerobot` too: `version`,
+    `fps`, `robot`, `num_episodes`, the chosen `episodes` and `cameras`, `all_cameras`, `tasks`.
     """
 
     KIND: ClassVar[str] = "raw_dataset"

@@ -82,6 +82,7 @@ def test_by_default_the_first_episode_of_the_carried_camera(v21: Path, fetch: Fe
     assert (facts["version"], facts["robot"], facts["fps"]) == ("v2.1", "so100", 10)
     assert (facts["num_episodes"], facts["episodes"], facts["cameras"]) == (3, [0], [WRIST])
     assert facts["tasks"] == ["pick"]
+    assert raw.summary["taken"] == "LeRobot v2.1: wrist, 1 of 3 episodes"
     listed = {c["camera"]: (c["holds"], c["taken"], c["width"]) for c in facts["all_cameras"]}
     assert listed == {
         TOP: ("photographs", False, 96),

@@ -49,6 +49,13 @@ class RobotChoice:
             )
         return tuple(sorted(found))
 
+    @property
+    def headline(self) -> str:
+        """`LeRobot v3.0: wrist, 1 of 50 episodes`."""
+        cameras = ", ".join(camera.name for camera in self.cameras)
+        count = f"{len(self.episodes)} of {len(self.meta.table)} episodes"
+        return f"LeRobot {self.meta.version}: {cameras}, {count}"
+
     def to_summary(self) -> dict[str, Any]:
         """What the manifest's summary says of the dataset."""
         return {
