@@ -286,6 +286,7 @@ def _report(
         "sorted_per_second": round(encoded.sorting.per_second),
         "dropped_gaussians": encoded.cleanup.dropped,
         "pruned_gaussians": targeted.pruned,
+        "finetuned": targeted.finetuned,
         "frame": {
             "up": [0, -1, 0],
             "rotation_from_poses": (

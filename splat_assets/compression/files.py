@@ -54,6 +54,7 @@ def compress_file(
         "num_gaussians": encoded.count,
         "dropped_gaussians": encoded.cleanup.dropped,
         "pruned_gaussians": targeted.pruned,
+        "finetuned": targeted.finetuned,
         "sh_degree": gaussians.sh_degree,
         "ply_bytes": source_bytes,
         "sog_bytes": sog_bytes,

@@ -154,7 +154,7 @@ def measure_sensitivity(
 
     n = len(gaussians)
     chosen, probes = _probes(views, n)
-    splats = _splats(gaussians)
+    splats = as_splats(gaussians)
     tangent = _tangent(gaussians.quats)
     behind = np.asarray(background, np.float32)
     rng = np.random.default_rng(_SEED)
@@ -219,8 +219,8 @@ def _means_factor(
     return float(np.clip(np.mean(errors) / max(foretold, 1e-30), 0.5, 50.0))
 
 
-def _splats(gaussians: Gaussians) -> Splats:
-    """As the kernels take them."""
+def as_splats(gaussians: Gaussians) -> Splats:
+    """Activated, as the kernels of the rasteriser take them."""
     from splat_assets.rendering.cpu.draw import Splats
 
     opacities = 1 / (1 + np.exp(-np.clip(gaussians.opacities, -60, 60)))

@@ -7,6 +7,7 @@ but standard SOG comes out; what makes the files smaller and closer than usual i
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
@@ -188,6 +189,18 @@ class SogEncoder:
             self._cleanup,
             precision,
         )
+
+    @property
+    def gaussians(self) -> Gaussians:
+        """In the order of the file, as they are before anything is rounded."""
+        return self._gaussians
+
+    def recolored(self, gaussians: Gaussians) -> SogEncoder:
+        """The same encoder for the same Gaussians, in the file's order, with other colours and
+        opacities."""
+        other = copy.copy(self)
+        other._gaussians = gaussians
+        return other
 
     def palette(self, precision: Precision, progress: Progress | None = None) -> Palette | None:
         """The palette of SH coefficients at this price of a bit: the last one again where the

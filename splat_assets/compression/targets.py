@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from splat_assets.compression.finetune import finetune
 from splat_assets.compression.precision import Precision, Sensitivity, measure_sensitivity
 from splat_assets.compression.pruning import prune
 from splat_assets.compression.sog_reader import decode_members
@@ -52,6 +53,7 @@ class TargetedSog:
     encoded: EncodedSog
     aimed_db: float  # what the precision was chosen for
     notes: tuple[str, ...]  # what could not be done as asked
+    finetuned: bool = False  # colours and opacities adjusted to what was done to the rest
     pruned: int = 0  # Gaussians left out for their small contribution
     measured_db: float | None = None  # of the decoded file, where it was looked at
 
@@ -87,9 +89,10 @@ def encode_as_wished(
     cameras = list(views) if views else views_around(kept)
     judges = [*cameras, *views_between(cameras, _BETWEEN)] if views else cameras
     checks = _check_views(cameras, len(kept))
+    tuned = judges if views and options.finetune else ()
 
     def aim(pruned: bool) -> _Aim:
-        return _Aim(kept, cleanup, base, judges, checks, background, goal, pruned, progress)
+        return _Aim(kept, cleanup, base, judges, checks, tuned, background, goal, pruned, progress)
 
     if options.max_mb is not None:
         return aim(options.prune).fit_size(options.max_mb * 1e6)
@@ -113,6 +116,7 @@ class _Aim:
         options: SogOptions,
         views: Sequence[View],
         checks: list[View],
+        cameras: Sequence[View],
         background: Sequence[float],
         goal: float,
         pruned: bool,
@@ -120,7 +124,8 @@ class _Aim:
     ) -> None:
         self._original, self._background, self._goal = kept, background, goal
         self._progress, self._notes = progress, []  # type: ignore[var-annotated]
-        self._checks = checks
+        self._checks, self._cameras = checks, cameras
+        self._finetuned_any = False
         self._exact: list[np.ndarray] = []
         self._looks = len(kept) <= _LOOKED_AT
         self._pruned = 0
@@ -207,8 +212,34 @@ class _Aim:
     def _try(self, aim: float, index: int, *, check: bool = True) -> tuple[EncodedSog, float]:
         share = 0.8 / (_ROUNDS + 1)
         part = self._progress.span(0.2 + share * index, 0.2 + share * (index + 1))
-        encoded = self._encoder.encode(self._precision(aim), part)
+        precision = self._precision(aim)
+        encoded = self._encoder.encode(precision, part.span(0.0, 0.5))
+        encoded = self._finetuned(encoded, precision, part.span(0.5, 1.0))
         return encoded, self._measured(decode_members(encoded.files)) if check else 0.0
+
+    def _finetuned(
+        self, encoded: EncodedSog, precision: Precision, progress: Progress
+    ) -> EncodedSog:
+        """With colours and opacities adjusted to the rest, where there are cameras to judge by."""
+        if not self._cameras:
+            return encoded
+        try:
+            recolored = finetune(
+                decode_members(encoded.files),
+                self._encoder.gaussians,
+                self._original,
+                self._cameras,
+                background=self._background,
+                report=lambda fraction: progress.update(fraction, "Adjusting colours"),
+            )
+            if recolored is None:
+                return encoded
+            adjusted = self._encoder.recolored(recolored).encode(precision)
+        except (ArithmeticError, RuntimeError, ValueError) as error:
+            self._note(f"colours could not be adjusted ({error}); they are as they were")
+            return encoded
+        self._finetuned_any = True
+        return adjusted
 
     def _precision(self, goal: float) -> Precision:
         """The coarsest storage with which pictures should have `goal` dB, palette included."""
@@ -251,7 +282,9 @@ class _Aim:
     def _result(
         self, encoded: EncodedSog, aim: float, measured: float | None = None
     ) -> TargetedSog:
-        return TargetedSog(encoded, aim, tuple(self._notes), self._pruned, measured)
+        return TargetedSog(
+            encoded, aim, tuple(self._notes), self._finetuned_any, self._pruned, measured
+        )
 
 
 def _next_aim(tried: list[tuple[float, float]], goal: float) -> float:

@@ -173,6 +173,10 @@ class CompressOptions(StageOptions):
     prune: bool = Field(
         True, description="leave out Gaussians whose contribution is worth less than their bytes"
     )
+    finetune: bool = Field(
+        True,
+        description="adjust colours and opacities to what was rounded and left out; with cameras",
+    )
     formats: tuple[Literal["sog", "ply"], ...] = Field(
         ("sog",), description="files written beside scene.sog"
     )
