@@ -167,6 +167,7 @@ def stack(
     with ExitStack() as running:
         if "DAGSTER_PG_HOST" not in os.environ:
             environment |= running.enter_context(postgres(folder))
+            _close_dead_runs(environment)
             tell(f"PostgreSQL on port {environment['DAGSTER_PG_PORT']}")
         if "SPLAT_ASSETS_DATA" not in os.environ:
             environment |= running.enter_context(s3(folder))
@@ -180,6 +181,27 @@ def stack(
         _wait_until_healthy(found)
         tell(f"web UI {url}\nread-only web UI {viewer_url}")
         yield found
+
+
+def _close_dead_runs(environment: Mapping[str, str]) -> None:
+    """Runs that were under way when this stack last stopped are dead, but hold their pool slots.
+
+    Only for a PostgreSQL of our own: in another, somebody else's runs may be alive.
+    """
+    program = """
+import dagster as dg
+from splat_assets.defs.sensors import IN_PROGRESS
+dead = [status for status in IN_PROGRESS if status != dg.DagsterRunStatus.QUEUED]
+with dg.DagsterInstance.get() as instance:
+    for run in instance.get_runs(dg.RunsFilter(statuses=dead)):
+        instance.report_run_failed(run, "The servers that executed this run were stopped.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=dict(environment), capture_output=True, text=True
+    )
+    if done.returncode:
+        raise UnavailableError(f"PostgreSQL cannot be used: {done.stderr.strip()[-500:]}")
 
 
 def _dagster(
