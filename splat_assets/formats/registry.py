@@ -151,7 +151,7 @@ def write_splat(path: Path | str, gaussians: Gaussians, progress: Progress | Non
         from splat_assets.viewing.camera import frame_points, orbit_views
 
         views = orbit_views(*frame_points(gaussians.means))
-        options = CompressOptions.model_validate({})
+        options = CompressOptions.model_validate({"prune": False})  # a conversion keeps them all
         wished = encode_as_wished(gaussians, options, views, progress or silent())
         write_bundle(path, wished.encoded)
     elif found.name == "streamed-sog":
