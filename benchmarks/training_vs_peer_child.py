@@ -102,7 +102,7 @@ def _steps_from(poses: Path, ply: Path, steps: int, compute: Compute) -> Trainer
     )
     tensors = {name: torch.from_numpy(np.array(getattr(gaussians, name))) for name in NAMES}
     optimizer = SplatOptimizer(tensors, schedule.learning_rates(frame.extent))
-    strategy = make_strategy(schedule, len(gaussians), len(gaussians))
+    strategy = make_strategy(schedule, len(gaussians), len(gaussians), views=len(data.train))
     trainer = Trainer(data, frame, schedule, optimizer, strategy, compute=compute, seed=0)
     trainer.run(silent())
     data.close()
