@@ -6,29 +6,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from splat_assets.defs.partitions import DATASETS
-from splat_assets.progress import Progress
-from splat_assets.stages import ASSETS, STAGES
-
-
-def empty_stage(*, out: Path, progress: Progress, source: str | None = None, **_given: Any) -> Any:
-    """Any stage's signature; writes an artifact of one small file."""
-    from importlib import import_module
-
-    from splat_assets.artifacts.manifest import build_manifest, write_manifest
-
-    asset = out.parent.name
-    (out / "empty.txt").write_text(source or "")
-    module, _, name = STAGES[asset].contract.partition(":")
-    contract = getattr(import_module(module), name)
-    manifest = build_manifest(out, contract.KIND, skipped="an empty stage, for measuring")
-    write_manifest(out, manifest)
-    return contract.open(out)
+from splat_assets.stages import ASSETS
 
 
 def ours(in_process: bool = False) -> dg.Definitions:
@@ -39,7 +22,7 @@ def ours(in_process: bool = False) -> dg.Definitions:
     options: dict[str, Any] = {"executor": dg.in_process_executor} if in_process else {}
     return build_defs(
         resources={"compute": ComputeResource(device="cpu")},
-        functions=dict.fromkeys(ASSETS, "benchmarks.graph_overhead_projects:empty_stage"),
+        functions=dict.fromkeys(ASSETS, "benchmarks.graph_overhead_stage:empty_stage"),
         **options,
     )
 
