@@ -183,7 +183,11 @@ class _Aim:
 
     def fit_size(self, most: float) -> TargetedSog:
         """The best found that has at most `most` bytes, else the smallest."""
-        low, high, aim = _DB_RANGE[0], self._goal, self._goal
+        first = self.once()
+        if len(bundle_bytes(first.encoded)) <= most:
+            return first
+        low, high = _DB_RANGE[0], first.aimed_db
+        aim = (low + high) / 2
         best: tuple[float, EncodedSog] | None = None
         smallest: tuple[int, float, EncodedSog] | None = None
         for index in range(_ROUNDS + 1):
@@ -193,7 +197,7 @@ class _Aim:
                 smallest = (size, aim, encoded)
             if size <= most:
                 best, low = (aim, encoded), aim
-                if aim >= self._goal or size >= (1 - _CLOSE_SIZE) * most:
+                if size >= (1 - _CLOSE_SIZE) * most:
                     break
             else:
                 high = aim

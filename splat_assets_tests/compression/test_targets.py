@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +23,7 @@ from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import Cancelled, UserError
 from splat_assets.gaussians.cleanup import clean
 from splat_assets.gaussians.gaussians import Gaussians
+from splat_assets.gaussians.ply import write_ply
 from splat_assets.progress import Progress, Report, silent
 from splat_assets_tests.compression.splat_models import CPU, two_tone_ball, upright_views
 
@@ -146,3 +153,32 @@ def test_without_sensitivity_all_is_stored_finely_and_said(
     monkeypatch.setattr(targets, "measure_sensitivity", fail)
     reached, _, notes = _encode(ball)
     assert reached > 50 and "no renderer" in notes[0]
+
+
+def test_same_bytes_whatever_the_number_of_threads(tmp_path: Path, ball: Gaussians) -> None:
+    write_ply(tmp_path / "in.ply", ball)
+    made = set()
+    for threads in ("1", "2"):
+        out = tmp_path / f"{threads}.sog"
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
+        command = [sys.executable, "-m", "splat_assets", "compress", str(tmp_path / "in.ply")]
+        command += ["-o", str(out), "--set", "preset=web"]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        made.add(out.read_bytes())
+    assert len(made) == 1
+
+
+def test_targets_on_the_command_line(tmp_path: Path, ball: Gaussians) -> None:
+    write_ply(tmp_path / "in.ply", ball)
+
+    def compress(*wishes: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "splat_assets", "compress", str(tmp_path / "in.ply")]
+        command += ["-o", str(tmp_path / "out.sog"), "--force", "--json"]
+        command += [word for wish in wishes for word in ("--set", wish)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return json.loads(done.stdout)
+
+    good = compress("target_db=45")
+    small = compress("target_db=45", f"max_mb={0.8 * good['sog_bytes'] / 1e6}")
+    assert good["notes"] == [] and small["sog_bytes"] <= 0.8 * good["sog_bytes"]
+    assert (tmp_path / "out.sog").stat().st_size == small["sog_bytes"]
