@@ -50,8 +50,8 @@ from splat_assets.training.trainer import Strategy, Trainer
 # With few views stereo fits them from wrong depths: 4.4 dB lost on held-out views with six to
 # train on, 1 to 3 dB gained with twelve and more.
 _MIN_STEREO_VIEWS = 10
-# Fewer training views than this raise the price of opacity in proportion, at most threefold: with 13
-# it gained 0.2 dB on the mean over four splits, with 40 and more it lost as much.
+# Fewer training views than this raise the price of opacity in proportion, at most threefold: with
+# 13 it gained 0.2 dB on the mean over four splits, with 40 and more it lost as much.
 _PLENTY_OF_VIEWS, _MAX_STRICTNESS = 36, 3.0
 _VERSIONED = ("splat.ply", "cameras.json", "eval.json", "views/")
 
