@@ -148,11 +148,9 @@ def write_splat(path: Path | str, gaussians: Gaussians, progress: Progress | Non
         from splat_assets.compression.sog_writer import write_bundle
         from splat_assets.compression.targets import encode_as_wished
         from splat_assets.datasets.options import CompressOptions
-        from splat_assets.viewing.camera import frame_points, orbit_views
 
-        views = orbit_views(*frame_points(gaussians.means))
         options = CompressOptions.model_validate({"prune": False})  # a conversion keeps them all
-        wished = encode_as_wished(gaussians, options, views, progress or silent())
+        wished = encode_as_wished(gaussians, options, None, progress or silent())
         write_bundle(path, wished.encoded)
     elif found.name == "streamed-sog":
         from splat_assets.compression.streamed import write_streamed
