@@ -138,7 +138,7 @@ class TrainOptions(StageOptions):
         None, gt=0, description="stop when the held-out views reach this PSNR"
     )
     min_contribution_px: float = Field(
-        0.0, ge=0, description="prune Gaussians that add less to every training view; 0: none"
+        0.5, ge=0, description="prune Gaussians that add less to every training view; 0: none"
     )
     exposure: Literal["auto", "on", "off"] = Field(
         "auto",

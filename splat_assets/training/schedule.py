@@ -31,7 +31,7 @@ _MEANS_FINAL = (0.01, 0.4)  # of the first at the end; likewise
 _LATE, _LATE_FINAL = 0.7, 0.2  # from this part of the run the other rates fall to this
 _RESOLUTION = ((0.0, 0.25), (0.1, 0.5), (0.25, 1.0))  # from this part of the run, this factor
 _BLUR = ((0.0, 2.4), (0.1, 1.2), (0.25, 0.6), (0.5, 0.0))  # standard deviation in pixels
-_MIN_PIXELS = 120  # of the long side, below which nothing is left to learn from
+_MIN_PIXELS = 240  # of the long side; smaller pictures save 6 % of the time and cost 0.2 dB
 _WIND_DOWN = 0.15  # of the steps so far, when a run ends early
 
 
