@@ -151,6 +151,7 @@ def run(case: Case, threads: int) -> dict[str, Any]:
             test_every=50,
             dense_init="off",
             checkpoint_every_sec=1.0,
+            min_contribution_px=0.0,  # else few would be left when the curve is written
         )
         splat = train_splat(
             PoseModel.open(poses),
