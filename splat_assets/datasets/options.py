@@ -128,7 +128,9 @@ class TrainOptions(StageOptions):
         description="start from stereo points besides the sparse ones; auto: with ten training "
         "views or more",
     )
-    progressive_resolution: bool = Field(True, description="begin with reduced images")
+    progressive_resolution: bool = Field(
+        True, description="begin with reduced images, as far as they stay 240 pixels long"
+    )
     progressive_blur: bool = Field(False, description="begin with blurred images")
     sh_ramp: bool = Field(True, description="begin with plain colours, one SH band after the other")
     plateau_patience: int = Field(
