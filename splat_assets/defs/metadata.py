@@ -48,7 +48,8 @@ def describe(outcome: StageOutcome, spec: DatasetSpec) -> dict[str, Any]:
         shown["skipped"] = manifest.skipped
     else:
         try:
-            shown |= _EXTRAS[outcome.asset](outcome.artifact)
+            extras = _EXTRAS[outcome.asset](outcome.artifact)
+            shown |= {name: _published(value, outcome) for name, value in extras.items()}
         except Exception as error:  # hours of work must not fail for a picture of them
             shown["pictures_failed"] = f"{type(error).__name__}: {error}"
     return shown | {
@@ -62,6 +63,14 @@ def describe(outcome: StageOutcome, spec: DatasetSpec) -> dict[str, Any]:
         "path": dg.MetadataValue.path(outcome.location),
         "options": dg.MetadataValue.json(manifest.options),
     }
+
+
+def _published(value: Any, outcome: StageOutcome) -> Any:
+    """A path within the artifact as the store has it, which may be a bucket; else as it is."""
+    if not isinstance(value, dg.PathMetadataValue) or value.path is None:
+        return value
+    inside = Path(value.path).relative_to(outcome.artifact.path)
+    return dg.MetadataValue.path(f"{outcome.location.rstrip('/')}/{inside.as_posix()}")
 
 
 def _plain(summary: Mapping[str, Any]) -> dict[str, Any]:
