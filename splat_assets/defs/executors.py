@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +25,7 @@ ENGINES = {
     "celery": ("dagster_celery:celery_executor", "dagster-celery"),
     "k8s": ("dagster_k8s:k8s_job_executor", "dagster-k8s"),
 }
+WAIT_SEC = 0.1  # between two looks of a run whose next step waits for a pool
 EXECUTORS = ("multiprocess", "in_process", *ENGINES)
 
 
@@ -53,7 +55,30 @@ def _multiprocess() -> dg.ExecutorDefinition:
     start: dict[str, Any] = {"spawn": {}}
     if sys.platform != "win32":
         start = {"forkserver": {"preload_modules": ["splat_assets.definitions"]}}
+    _wait_without_spinning()
     return dg.multiprocess_executor.configured({"max_concurrent": 2, "start_method": start})
+
+
+def _wait_without_spinning() -> None:
+    """Let a run worker sleep while its next step waits for a pool.
+
+    Dagster's multiprocess executor (seen in 1.13.27) then asks again without any pause: every
+    waiting run of a backfill takes a whole core from the training that it waits for.
+    """
+    from dagster._core.execution.plan.active import ActiveExecution
+    from dagster._core.executor import multiprocess
+
+    if not hasattr(multiprocess, "ActiveExecution"):
+        return  # another Dagster, of which nothing is known
+
+    class Patient(ActiveExecution):
+        def get_steps_to_execute(self, limit: int | None = None) -> Any:
+            steps = super().get_steps_to_execute(limit)
+            if not steps and not self._in_flight and not self.is_complete:
+                time.sleep(WAIT_SEC)
+            return steps
+
+    multiprocess.ActiveExecution = Patient
 
 
 def _engine_config(name: str) -> dict[str, Any]:
