@@ -23,7 +23,7 @@ from splat_assets.compression.streamed import (
     write_streamed,
 )
 from splat_assets.compression.targets import TargetedSog, encode_as_wished
-from splat_assets.compression.views import frame_splat as frame_splat
+from splat_assets.compression.views import frame_splat
 from splat_assets.compute import Compute, peak_memory_bytes
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import TransientError, UserError

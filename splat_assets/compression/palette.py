@@ -179,11 +179,13 @@ class _Search:
         rank = np.cumsum(used) - 1
         entries, usage, labels = entries[used], usage[used], rank[labels]
         tier = _tiers(usage, tiers)
+        present = np.unique(tier)  # of few entries, a tier may be empty
         steps = np.zeros(tiers)
         if self._price > 0:
-            worth = np.array([usage[tier == t].mean() for t in range(tiers)])
-            steps = np.maximum(np.sqrt(6 * self._price / math.log(2) / worth), finest)
-        book = fit_codebook(entries, usage[:, None], float(steps.min()))
+            for t in present:
+                worth = usage[tier == t].mean()
+                steps[t] = max(math.sqrt(6 * self._price / math.log(2) / worth), finest)
+        book = fit_codebook(entries, usage[:, None], float(steps[present].min()))
         codes = book.encode(entries)
         if book.step > 0:
             for t in range(tiers):

@@ -243,7 +243,8 @@ class _Writer:
 
     def _split(self, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the scene, and of what lies far outside of it or is as large as that."""
-        center = np.median(means[np.isfinite(means).all(axis=1)], axis=0) if len(means) else 0.0
+        known = means[np.isfinite(means).all(axis=1)]
+        center = np.median(known, axis=0) if len(known) else 0.0
         parts, distances = [], []
         for first in range(0, len(means), _BLOCK):
             offset = means[first : first + _BLOCK].astype(np.float64) - center

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from splat_assets.artifacts.manifest import MANIFEST, hash_file
-from splat_assets.compression.compress import compress_splat, frame_splat
+from splat_assets.compression.compress import compress_splat
 from splat_assets.compression.compressed_splat import CompressedSplat
 from splat_assets.compression.quality import choose_views, draw_views, psnr
 from splat_assets.compression.sog_reader import read_sog
+from splat_assets.compression.views import frame_splat
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import Cancelled, TransientError, UserError
 from splat_assets.gaussians.gaussians import Gaussians
