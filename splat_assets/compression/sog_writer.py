@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from splat_assets import __version__
 from splat_assets.artifacts.manifest import write_bytes_atomic
+from splat_assets.compression.fallback import Notes, first_that_works
 from splat_assets.compression.palette import Palette, choose_palette
+from splat_assets.compression.plain import plain_codebook, plain_palette
 from splat_assets.compression.precision import Precision
 from splat_assets.compression.quantize import (
     Codebook,
@@ -31,6 +32,7 @@ from splat_assets.compression.quantize import (
     pack_quats,
     quantize_means,
 )
+from splat_assets.compression.sog_images import encode_image, encode_palette, image_size
 from splat_assets.compression.sorting import Order, Sorting, sort_gaussians
 from splat_assets.compression.views import importance
 from splat_assets.compute import available_threads
@@ -40,7 +42,6 @@ from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.progress import Progress, silent
 
 META = "meta.json"
-PALETTE_COLUMNS = 64  # palette entries per image row, fixed by the format
 # scales beyond these (natural log) are invisible or infinite for any renderer
 _SCALE_RANGE = (-20.0, 20.0)
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
@@ -77,6 +78,7 @@ class EncodedSog:
     codebooks: dict[str, str]  # property → kind of codebook
     cleanup: CleanupReport
     precision: Precision
+    notes: tuple[str, ...] = ()  # steps that failed, and what was done instead
 
     @property
     def field_bytes(self) -> dict[str, int]:
@@ -113,6 +115,7 @@ class SogEncoder:
         sh_worth: np.ndarray | None = None,
         cleanup: CleanupReport | None = None,
         progress: Progress | None = None,
+        notes: Notes | None = None,
     ) -> None:
         """Bring the Gaussians into their order.
 
@@ -120,35 +123,45 @@ class SogEncoder:
             gaussians: cleaned, one at least.
             options: `precision` is not used.
             sh_worth: [N] error of the picture per squared distance of SH vectors, where measured.
+            notes: told which steps failed and what was done instead.
         """
-        self._options, self._progress = options, progress or silent()
+        self._options = options
+        self._notes = notes or Notes(progress)
         self._cleanup = cleanup or CleanupReport(len(gaussians), 0, 0)
         positions = quantize_means(gaussians.means).values
         self.sorting = sort_gaussians(
             options.order, positions, lambda: _sorting_features(gaussians), options.seed
         )
         if self.sorting.note:
-            self._progress.warn(f"Order: {self.sorting.note}")
+            self._notes(self.sorting.note)
         self._gaussians = gaussians.select(self.sorting.permutation)
         self._sh_worth = None if sh_worth is None else sh_worth[self.sorting.permutation]
-        self._importance = importance(self._gaussians)
+        self._importance = first_that_works(
+            "Weighing the Gaussians",
+            (
+                ("", lambda: importance(self._gaussians)),
+                ("all count alike", lambda: np.full(len(gaussians), 1 / len(gaussians))),
+            ),
+            self._notes,
+        )
         scales = np.clip(self._gaussians.scales, *_SCALE_RANGE)
+        turns = [("rotations are stored as they are", lambda: (self._gaussians.quats, scales))]
         if options.canonical:
-            self._quats, self._scales = canonical_rotations(self._gaussians.quats, scales)
-        else:
-            self._quats, self._scales = self._gaussians.quats.astype(np.float64), scales
+            turns.insert(0, ("", lambda: canonical_rotations(self._gaussians.quats, scales)))
+        quats, self._scales = first_that_works("Reducing the rotations", turns, self._notes)
+        self._quats = quats.astype(np.float64)
         self._palette: tuple[float, Palette | None] | None = None
 
     def encode(self, precision: Precision, progress: Progress | None = None) -> EncodedSog:
         """The members of a SOG file. Raises `Cancelled` when asked to stop."""
         progress = progress or silent()
-        kept, size = self._gaussians, _image_size(len(self._gaussians))
+        kept, size = self._gaussians, image_size(len(self._gaussians))
         progress.update(0.0, "Quantising positions, rotations and colours")
         pictures, books, mins, maxs = self._pictures(precision)
         names = list(pictures)
         texels = [pictures.pop(name) for name in names]
         with ThreadPoolExecutor(available_threads()) as pool:
-            encoded = pool.map(lambda image: _encode_image(image, size), texels)
+            encoded = pool.map(lambda image: encode_image(image, size, self._notes), texels)
             files = dict(zip(names, encoded, strict=True))
         del texels
         meta: dict[str, Any] = {
@@ -188,6 +201,7 @@ class SogEncoder:
             {name: book.kind for name, book in books.items()},
             self._cleanup,
             precision,
+            tuple(self._notes),
         )
 
     @property
@@ -215,15 +229,35 @@ class SogEncoder:
             if known == price or (known > 0 and abs(math.log(price / known)) < _SAME_PRICE):
                 return palette
         progress.update(0.0, "Building the palette of view-dependent colour")
-        size = _image_size(len(kept))
-        palette = choose_palette(
-            np.ascontiguousarray(kept.shN.reshape(len(kept), -1)),
-            self._worth(precision),
-            bit_price=price,
-            draw=lambda codes, labels: _smallest_palette_pictures(codes, labels, size),
-            size=self._options.palette_size,
-            seed=self._options.seed,
-            report=lambda fraction: progress.update(fraction, "Building the palette"),
+        size = image_size(len(kept))
+        points = np.ascontiguousarray(kept.shN.reshape(len(kept), -1))
+        worth, entries = self._worth(precision), self._options.palette_size
+
+        def draw(codes: np.ndarray, labels: np.ndarray) -> tuple[bytes, bytes]:
+            return encode_palette(codes, labels, size, self._notes)
+
+        def search() -> Palette | None:
+            return choose_palette(
+                points,
+                worth,
+                bit_price=price,
+                draw=draw,
+                size=entries,
+                seed=self._options.seed,
+                report=lambda fraction: progress.update(fraction, "Building the palette"),
+            )
+
+        palette = first_that_works(
+            "The search for a palette of view-dependent colour",
+            (
+                ("", search),
+                (
+                    "a plain one was written",
+                    lambda: plain_palette(points, worth, draw=draw, size=entries),
+                ),
+                ("view-dependent colour was left out", lambda: None),
+            ),
+            self._notes,
         )
         self._palette = (price, palette)
         return palette
@@ -249,8 +283,8 @@ class SogEncoder:
         kept, weights = self._gaussians, self._importance[:, None]
         means = quantize_means(kept.means, precision.means)
         books = {
-            "scales": fit_codebook(self._scales, weights, precision.scales),
-            "sh0": fit_codebook(kept.sh0[:, 0], weights, precision.sh0),
+            "scales": self._codebook("scales", self._scales, weights, precision.scales),
+            "sh0": self._codebook("colours", kept.sh0[:, 0], weights, precision.sh0),
         }
         sh0 = np.empty((len(kept), 4), np.uint8)
         sh0[:, :3] = books["sh0"].encode(kept.sh0[:, 0])
@@ -263,6 +297,16 @@ class SogEncoder:
             "sh0.webp": sh0,
         }
         return pictures, books, means.mins, means.maxs
+
+    def _codebook(self, name: str, x: np.ndarray, weights: np.ndarray, step: float) -> Codebook:
+        return first_that_works(
+            f"Fitting the codebook of {name}",
+            (
+                ("", lambda: fit_codebook(x, weights, step)),
+                ("it has even steps", lambda: plain_codebook(x)),
+            ),
+            self._notes,
+        )
 
 
 def bundle_bytes(encoded: EncodedSog) -> bytes:
@@ -291,60 +335,6 @@ def write_folder(folder: Path | str, encoded: EncodedSog) -> int:
     for name, data in encoded.files.items():
         write_bytes_atomic(folder / name, data)
     return sum(encoded.field_bytes.values())
-
-
-def _smallest_palette_pictures(
-    codes: np.ndarray, labels: np.ndarray, size: tuple[int, int]
-) -> tuple[bytes, bytes]:
-    """Entries in the order they have (like beside like), or in the order of their first use (with
-    many entries the labels then mostly count up), whichever makes the smaller images.
-
-    Args:
-        codes: [K, 3 C] uint8.
-        labels: [N] below K.
-    """
-    entries = codes.reshape(len(codes), -1, 3)
-    first = np.full(len(entries), len(labels), np.int64)
-    np.minimum.at(first, labels, np.arange(len(labels)))
-    candidates = []
-    for order in (np.arange(len(entries)), np.argsort(first, kind="stable")):
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        renamed = rank[labels]
-        texels = np.zeros((len(labels), 3), np.uint8)
-        texels[:, 0], texels[:, 1] = renamed & 255, renamed >> 8
-        candidates.append((_encode_palette(entries[order]), _encode_image(texels, size)))
-    return min(candidates, key=lambda pair: len(pair[0]) + len(pair[1]))
-
-
-def _encode_palette(codes: np.ndarray) -> bytes:
-    """64 entries a row, the coefficients of one beside each other, RGB in the channels."""
-    count, coefficients, _ = codes.shape
-    height = -(-count // PALETTE_COLUMNS)
-    rows = np.empty((height * PALETTE_COLUMNS, coefficients, 3), np.uint8)
-    rows[:count], rows[count:] = codes, codes[-1]
-    return _encode_webp(rows.reshape(height, PALETTE_COLUMNS * coefficients, 3))
-
-
-def _image_size(count: int) -> tuple[int, int]:
-    """(height, width), multiples of four, nearly square."""
-    width = 4 * math.ceil(math.sqrt(count) / 4)
-    return 4 * math.ceil(count / width / 4), width
-
-
-def _encode_image(texels: np.ndarray, size: tuple[int, int]) -> bytes:
-    """[N, 3 or 4] uint8 in row order; what is left of the image repeats the last."""
-    height, width = size
-    pixels = np.empty((height * width, texels.shape[1]), np.uint8)
-    pixels[: len(texels)], pixels[len(texels) :] = texels, texels[-1]
-    return _encode_webp(pixels.reshape(height, width, -1))
-
-
-def _encode_webp(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    # exact: without it the encoder may change colours where alpha is 0
-    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, exact=True, quality=75, method=4)
-    return buffer.getvalue()
 
 
 def _numbers(book: Codebook) -> list[float]:

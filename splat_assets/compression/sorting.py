@@ -11,10 +11,13 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
+
+from splat_assets.compression.fallback import Notes, first_that_works
 
 Order = Literal["hilbert", "morton", "plas", "none"]
 POSITION_BITS = 16
@@ -47,21 +50,20 @@ def sort_gaussians(
         features: gives [N, C] float32 for `plas`; only called when needed.
         seed: of `plas`, which starts from a random arrangement.
     """
-    began, notes = time.perf_counter(), []
-    for used, sorter, sort in _sorters(order, positions, features, seed):
-        try:
-            permutation = sort()
-        except Exception as error:  # a sorter must not cost the result
-            notes.append(f"{used} ({sorter}) failed: {error}")
-            continue
+    began, notes = time.perf_counter(), Notes()
+
+    def sorted_by(used: Order, sorter: str, sort: Callable[[], np.ndarray]) -> Sorting:
+        permutation = sort()
         if not _is_permutation(permutation, len(positions)):
-            notes.append(f"{used} ({sorter}) did not give an order")
-            continue
-        if used != order:
-            notes.append(f"{used} instead of {order}")
-        seconds = time.perf_counter() - began
-        return Sorting(permutation, used, seconds, "; ".join(notes), sorter)
-    raise AssertionError("the order they have cannot fail")
+            raise ValueError(f"{used} ({sorter}) did not give an order")
+        return Sorting(permutation, used, time.perf_counter() - began, sorter=sorter)
+
+    ways = [
+        (f"{used} ({sorter}) was used", partial(sorted_by, used, sorter, sort))
+        for used, sorter, sort in _sorters(order, positions, features, seed)
+    ]
+    sorting = first_that_works(f"Sorting by {order}", ways, notes)
+    return replace(sorting, note=" ".join(notes))
 
 
 def _sorters(

@@ -7,7 +7,7 @@ import pytest
 
 from splat_assets.compression.clusters import _nearest_by_cells, lloyd, nearest
 from splat_assets.compression.palette import Palette, choose_palette
-from splat_assets.compression.sog_writer import _image_size, _smallest_palette_pictures
+from splat_assets.compression.sog_images import encode_palette, image_size
 
 
 def _clustered(n: int, clusters: int, noise: float, dims: int = 24):
@@ -23,9 +23,7 @@ def _choose(points, price, size=None, worth=None, seed=0) -> Palette | None:
         points,
         worth,
         bit_price=price,
-        draw=lambda codes, labels: _smallest_palette_pictures(
-            codes, labels, _image_size(len(labels))
-        ),
+        draw=lambda codes, labels: encode_palette(codes, labels, image_size(len(labels)), print),
         size=size,
         seed=seed,
     )
