@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from splat_assets.compression.fallback import Notes, first_that_works
 from splat_assets.compression.finetune import finetune
 from splat_assets.compression.precision import Precision, Sensitivity, measure_sensitivity
 from splat_assets.compression.pruning import prune
@@ -52,7 +53,7 @@ class TargetedSog:
 
     encoded: EncodedSog
     aimed_db: float  # what the precision was chosen for
-    notes: tuple[str, ...]  # what could not be done as asked
+    notes: tuple[str, ...]  # what could not be done as asked, and what was done instead
     finetuned: bool = False  # colours and opacities adjusted to what was done to the rest
     pruned: int = 0  # Gaussians left out for their small contribution
     measured_db: float | None = None  # of the decoded file, where it was looked at
@@ -99,11 +100,17 @@ def encode_as_wished(
     if options.target_db is None:
         return aim(options.prune).once()
     found = aim(options.prune).fit_quality()
-    if found.pruned and (found.measured_db or 0.0) < goal:
+    if found.pruned and _falls_short(found, goal):
         found = aim(False).fit_quality()
-    for note in found.notes:
+    if _falls_short(found, goal):
+        note = f"{goal:g} dB could not be reached; the file has {found.measured_db:.1f} dB"
         progress.warn(note)
+        found = replace(found, notes=(*found.notes, note))
     return found
+
+
+def _falls_short(found: TargetedSog, goal: float) -> bool:
+    return found.measured_db is not None and found.measured_db < goal
 
 
 class _Aim:
@@ -123,38 +130,51 @@ class _Aim:
         progress: Progress,
     ) -> None:
         self._original, self._background, self._goal = kept, background, goal
-        self._progress, self._notes = progress, []  # type: ignore[var-annotated]
+        self._progress, self._notes = progress, Notes(progress)
         self._checks, self._cameras = checks, cameras
         self._finetuned_any = False
         self._exact: list[np.ndarray] = []
         self._looks = len(kept) <= _LOOKED_AT
         self._pruned = 0
-        self._sensitivity: Sensitivity | None = None
-        worth = None
-        try:
-            sensitivity = measure_sensitivity(kept, views, background=background)
-            if pruned:
-                keep = prune(kept, sensitivity, goal)
-                self._pruned = int(len(kept) - keep.sum())
-                kept, sensitivity = kept.select(keep), sensitivity.select(keep)
-            worth = sensitivity.sh_worth
-            self._sensitivity = sensitivity
-        except (ArithmeticError, RuntimeError, ValueError, ImportError, OSError) as error:
-            # without it everything is stored finely: larger, never worse
-            self._note(f"what errors cost could not be measured ({error}); all stored finely")
+        self._sensitivity: Sensitivity | None = first_that_works(
+            "Measuring what errors cost",
+            (
+                ("", lambda: measure_sensitivity(kept, views, background=background)),
+                # without it the file is larger, never worse
+                ("everything is stored finely", lambda: None),
+            ),
+            self._notes,
+        )
+        if pruned and self._sensitivity is not None:
+            kept = self._prune(kept, self._sensitivity)
+        worth = None if self._sensitivity is None else self._sensitivity.sh_worth
         self._encoder = SogEncoder(
-            kept, options, sh_worth=worth, cleanup=cleanup, progress=progress
+            kept, options, sh_worth=worth, cleanup=cleanup, progress=progress, notes=self._notes
         )
         progress.update(0.15, "Choosing the precision")
+
+    def _prune(self, kept: Gaussians, sensitivity: Sensitivity) -> Gaussians:
+        """Those of `kept` that are worth their bytes, and `self._sensitivity` for them."""
+        keep = first_that_works(
+            "Pruning",
+            (
+                ("", lambda: prune(kept, sensitivity, self._goal)),
+                ("all Gaussians are kept", lambda: np.ones(len(kept), bool)),
+            ),
+            self._notes,
+        )
+        self._pruned = int(len(kept) - keep.sum())
+        self._sensitivity = sensitivity.select(keep)
+        return kept.select(keep)
 
     def once(self) -> TargetedSog:
         """At the goal of a preset; once more where a look at the result shows it clearly off."""
         encoded, reached = self._try(self._goal, 0, check=self._looks)
         aim = self._goal
-        if self._looks and abs(reached - aim) > _OFF_DB:
+        if reached is not None and abs(reached - aim) > _OFF_DB:
             aim = float(np.clip(2 * self._goal - reached, self._goal - 5, self._goal + 5))
             encoded, reached = self._try(aim, _ROUNDS - 1)
-        return self._result(encoded, aim, reached if self._looks else None)
+        return self._result(encoded, aim, reached)
 
     def fit_quality(self) -> TargetedSog:
         """The smallest found that has at least the goal, else the best."""
@@ -163,6 +183,8 @@ class _Aim:
         tried: list[tuple[float, float]] = []
         for index in range(_ROUNDS):
             encoded, reached = self._try(aim, index)
+            if reached is None:
+                return self._result(encoded, aim)
             size = len(bundle_bytes(encoded))
             if (
                 best is None
@@ -177,8 +199,6 @@ class _Aim:
             if any(abs(aim - known) < 0.01 for known, _ in tried):
                 break
         assert best is not None
-        if best[0] < goal:
-            self._notes.append(f"{goal:g} dB could not be reached; the file has {best[0]:.1f} dB")
         return self._result(best[2], tried[-1][0], best[0])
 
     def fit_size(self, most: float) -> TargetedSog:
@@ -209,17 +229,24 @@ class _Aim:
                 aim = (low + high) / 2
         if best is None:
             assert smallest is not None
-            self._note(f"{most / 1e6:g} MB could not be reached; merge Gaussians first (convert)")
+            self._notes(f"{most / 1e6:g} MB could not be reached; merge Gaussians first (convert)")
             best = smallest[1:]
         return self._result(best[1], best[0])
 
-    def _try(self, aim: float, index: int, *, check: bool = True) -> tuple[EncodedSog, float]:
+    def _try(
+        self, aim: float, index: int, *, check: bool = True
+    ) -> tuple[EncodedSog, float | None]:
+        """Encoded for `aim` dB, and the dB it has, where that is looked at."""
         share = 0.8 / (_ROUNDS + 1)
         part = self._progress.span(0.2 + share * index, 0.2 + share * (index + 1))
-        precision = self._precision(aim)
+        precision = first_that_works(
+            "Choosing the precision",
+            (("", lambda: self._precision(aim)), ("everything is stored finely", Precision)),
+            self._notes,
+        )
         encoded = self._encoder.encode(precision, part.span(0.0, 0.5))
         encoded = self._finetuned(encoded, precision, part.span(0.5, 1.0))
-        return encoded, self._measured(decode_members(encoded.files)) if check else 0.0
+        return encoded, self._measured(encoded) if check else None
 
     def _finetuned(
         self, encoded: EncodedSog, precision: Precision, progress: Progress
@@ -227,7 +254,8 @@ class _Aim:
         """With colours and opacities adjusted to the rest, where there are cameras to judge by."""
         if not self._cameras:
             return encoded
-        try:
+
+        def adjust() -> EncodedSog | None:
             recolored = finetune(
                 decode_members(encoded.files),
                 self._encoder.gaussians,
@@ -237,13 +265,16 @@ class _Aim:
                 report=lambda fraction: progress.update(fraction, "Adjusting colours"),
             )
             if recolored is None:
-                return encoded
-            adjusted = self._encoder.recolored(recolored).encode(precision)
-        except (ArithmeticError, RuntimeError, ValueError) as error:
-            self._note(f"colours could not be adjusted ({error}); they are as they were")
-            return encoded
-        self._finetuned_any = True
-        return adjusted
+                return None
+            return self._encoder.recolored(recolored).encode(precision)
+
+        adjusted = first_that_works(
+            "Adjusting colours",
+            (("", adjust), ("they are as they were", lambda: None)),
+            self._notes,
+        )
+        self._finetuned_any |= adjusted is not None
+        return adjusted or encoded
 
     def _precision(self, goal: float) -> Precision:
         """The coarsest storage with which pictures should have `goal` dB, palette included."""
@@ -263,14 +294,21 @@ class _Aim:
         fitted = self._sensitivity.fitting(rest)
         return replace(fitted, bit_price=price)
 
-    def _measured(self, decoded: Gaussians) -> float:
-        """PSNR of its pictures against the original's."""
+    def _measured(self, encoded: EncodedSog) -> float | None:
+        """PSNR of its pictures against the original's; None where they cannot be drawn."""
         from splat_assets.compression.quality import psnr
 
-        if not self._exact:
-            self._exact = self._draw(self._original)
-        pairs = zip(self._draw(decoded), self._exact, strict=True)
-        return float(np.mean([psnr(a, b) for a, b in pairs]))
+        def look() -> float:
+            if not self._exact:
+                self._exact = self._draw(self._original)
+            pairs = zip(self._draw(decode_members(encoded.files)), self._exact, strict=True)
+            return float(np.mean([psnr(a, b) for a, b in pairs]))
+
+        return first_that_works(
+            "Looking at the result",
+            (("", look), ("its quality is as foretold, unchecked", lambda: None)),
+            self._notes,
+        )
 
     def _draw(self, gaussians: Gaussians) -> list[np.ndarray]:
         from splat_assets.rendering import render
@@ -278,10 +316,6 @@ class _Aim:
         cameras = [render.View(v.viewmat, v.K, v.width, v.height) for v in self._checks]
         pictures = render.render_views(gaussians, cameras, background=self._background)
         return [np.clip(picture.rgb, 0, 1) for picture in pictures]
-
-    def _note(self, text: str) -> None:
-        self._notes.append(text)
-        self._progress.warn(text)
 
     def _result(
         self, encoded: EncodedSog, aim: float, measured: float | None = None
