@@ -12,6 +12,7 @@ import numpy as np
 
 from splat_assets.artifacts.manifest import build_manifest, write_manifest
 from splat_assets.compression.compressed_splat import CompressedSplat
+from splat_assets.compression.fallback import Notes, first_that_works
 from splat_assets.compression.presentation import write_report
 from splat_assets.compression.quality import Quality, choose_views, measure_loss
 from splat_assets.compression.sog_reader import read_sog
@@ -90,7 +91,8 @@ def compress_splat(
 
     sog_bytes = write_bundle(out / "scene.sog", encoded)
     write_folder(out / "scene", encoded)
-    streamed = _stream(out, scene.gaussians, encoded, options, progress.span(0.45, 0.5))
+    notes = Notes(progress)
+    streamed = _stream(out, scene.gaussians, encoded, options, notes, progress.span(0.45, 0.5))
     for name in options.formats:
         if name == "ply":
             write_ply(out / "scene.ply", scene.gaussians)
@@ -116,15 +118,16 @@ def compress_splat(
     figures = _figures(encoded, quality, ply_bytes, sog_bytes)
     if streamed is not None:
         figures["streamed_bytes"] = streamed.bytes
-    viewer_note = ""
     if options.viewer:
         progress.update(0.95, "Writing the viewer page")
         large = streamed is not None and encoded.count > STREAM_ABOVE
         content = out / (f"streamed/{LOD_META}" if large else "scene.sog")
-        viewer_note = _write_viewer(out, content, scene, splat.manifest.dataset, figures, progress)
+        _write_viewer(out, content, scene, splat.manifest.dataset, figures, notes)
     figures["seconds"] = round(time.perf_counter() - began, 2)
+    told = (encoded.cleanup.describe(), *targeted.notes, *(streamed.notes if streamed else ()))
+    figures["notes"] = [note for note in dict.fromkeys((*told, *notes)) if note]
     report = {
-        **_report(figures, targeted, quality, scene, viewer_note),
+        **_report(figures, targeted, quality, scene),
         **({"streamed": streamed.to_dict()} if streamed else {}),
         "encode_seconds": round(encode_seconds, 2),
         "cpu_seconds": round(time.process_time() - cpu_began, 2),
@@ -212,6 +215,7 @@ def _stream(
     gaussians: Gaussians,
     encoded: EncodedSog,
     options: CompressOptions,
+    notes: Notes,
     progress: Progress,
 ) -> StreamedSog | None:
     """Write `streamed/` where it is wanted, or the scene is too large for one file."""
@@ -221,7 +225,15 @@ def _stream(
     wishes = StreamOptions(
         preset=options.preset, precision=encoded.precision, palette_size=options.palette_size
     )
-    return write_streamed(out / "streamed" / LOD_META, gaussians, wishes, progress=progress)
+    target = out / "streamed" / LOD_META
+    return first_that_works(
+        "Cutting the scene into chunks",
+        (
+            ("", lambda: write_streamed(target, gaussians, wishes, progress=progress)),
+            ("there is scene.sog only", lambda: None),
+        ),
+        notes,
+    )
 
 
 def _write_viewer(
@@ -230,10 +242,9 @@ def _write_viewer(
     scene: _Scene,
     name: str,
     figures: dict[str, Any],
-    progress: Progress,
-) -> str:
-    """Write `viewer.html`; returns why it could not be written, or "". Not being able to reach npm
-    must not cost the compressed splat."""
+    notes: Notes,
+) -> None:
+    """Write `viewer.html`. Not being able to reach npm must not cost the compressed splat."""
     from splat_assets.viewing.viewer import write_viewer_html
 
     caption = [
@@ -255,9 +266,7 @@ def _write_viewer(
             caption=caption,
         )
     except (UserError, TransientError) as problem:
-        progress.warn(str(problem))
-        return str(problem)
-    return ""
+        notes(str(problem))
 
 
 def _report(
@@ -265,12 +274,9 @@ def _report(
     targeted: TargetedSog,
     quality: Quality,
     scene: _Scene,
-    viewer_note: str,
 ) -> dict[str, Any]:
     """What `report.json` holds beyond the summary."""
     encoded = targeted.encoded
-    told = (encoded.cleanup.describe(), encoded.sorting.note, *targeted.notes, viewer_note)
-    notes = [note for note in told if note]
     return {
         **figures,
         "field_bytes": encoded.field_bytes,
@@ -293,5 +299,4 @@ def _report(
                 np.eye(3) if scene.rotation is None else scene.rotation
             ).tolist(),
         },
-        "notes": notes,
     }

@@ -45,8 +45,6 @@ def compress_file(
     gaussians = read_splat(source)
     targeted = encode_as_wished(gaussians, options, None, progress.span(0.05, 0.8))
     encoded = targeted.encoded
-    for note in targeted.notes:
-        progress.warn(note)
     sog_bytes = write_bundle(target, encoded)
     seconds = time.perf_counter() - began
     source_bytes = _size(source)

@@ -86,7 +86,11 @@ class EncodedSog:
 
 
 def encode_sog(
-    gaussians: Gaussians, options: SogOptions | None = None, progress: Progress | None = None
+    gaussians: Gaussians,
+    options: SogOptions | None = None,
+    progress: Progress | None = None,
+    *,
+    notes: Notes | None = None,
 ) -> EncodedSog:
     """Encode a splat.
 
@@ -100,7 +104,7 @@ def encode_sog(
         )
     if cleanup.dropped:
         progress.warn(cleanup.describe())
-    encoder = SogEncoder(kept, options, cleanup=cleanup, progress=progress)
+    encoder = SogEncoder(kept, options, cleanup=cleanup, progress=progress, notes=notes)
     return encoder.encode(options.precision, progress.span(0.1, 1.0))
 
 

@@ -25,6 +25,8 @@ import numpy as np
 
 from splat_assets import __version__
 from splat_assets.artifacts.manifest import write_text_atomic
+from splat_assets.compression.fallback import Notes, first_that_works
+from splat_assets.compression.lod_tree import Node, ellipsoid_bounds
 from splat_assets.compression.precision import Precision, measure_sensitivity
 from splat_assets.compression.quantize import quantize_means
 from splat_assets.compression.sog_writer import META, SogOptions, encode_sog, write_folder
@@ -36,7 +38,6 @@ from splat_assets.formats.merge import merge
 from splat_assets.formats.registry import LOD_META
 from splat_assets.gaussians.cleanup import clean
 from splat_assets.gaussians.gaussians import Gaussians
-from splat_assets.gaussians.transform import quat_to_matrix
 from splat_assets.progress import Progress, silent
 from splat_assets.viewing.camera import frame_points, orbit_views
 
@@ -47,7 +48,6 @@ _MAX_LEVELS = 5
 _BLOCK = 1 << 18  # rows read at a time
 _PROBED = 400_000  # Gaussians in the middle that the precision is measured on
 _STRAY_FACTOR = 10.0  # of the usual distance from the middle
-_REACH = 2.0  # standard deviations of a Gaussian that count as inside of its leaf
 
 
 class Rows(Protocol):
@@ -84,6 +84,7 @@ class StreamedSog:
     dropped: int = 0
     seconds: float = 0.0
     chunks: list[str] = field(default_factory=list)  # `meta.json` of each, in the order of files
+    notes: tuple[str, ...] = ()  # steps that failed, and what was done instead
 
     def to_dict(self) -> dict[str, Any]:
         """Figures for a report."""
@@ -155,26 +156,6 @@ class _InMemory:
 
 
 @dataclass
-class _Node:
-    """A box of the tree: two children, or the runs of a leaf by level."""
-
-    low: np.ndarray  # [3]
-    high: np.ndarray  # [3]
-    children: tuple[_Node, _Node] | None = None
-    runs: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # (file, offset, count)
-
-    def to_dict(self) -> dict[str, Any]:
-        bound = {"min": _short(self.low), "max": _short(self.high)}
-        if self.children is not None:
-            return {"bound": bound, "children": [child.to_dict() for child in self.children]}
-        runs = {
-            str(level): {"file": file, "offset": offset, "count": count}
-            for level, (file, offset, count) in self.runs.items()
-        }
-        return {"bound": bound, "lods": runs}
-
-
-@dataclass
 class _Unit:
     """The chunk of a level that is being filled."""
 
@@ -190,7 +171,7 @@ class _Writer:
         self._folder = folder
         self._rows = rows
         self._options = options
-        self._progress = progress
+        self._progress, self._notes = progress, Notes(progress)
         self._leaf = max(1, options.chunk // 4)
         self._names: list[str] = []
         self._units: dict[int, _Unit] = {}
@@ -213,7 +194,14 @@ class _Writer:
         self._encoding = SogOptions(
             order="none",
             palette_size=self._options.palette_size,
-            precision=self._precision(means, inside),
+            precision=first_that_works(
+                "Measuring what errors cost",
+                (
+                    ("", lambda: self._precision(means, inside)),
+                    ("chunks are stored finely", Precision),
+                ),
+                self._notes,
+            ),
             seed=self._options.seed,
         )
         tree = self._build(means, inside)
@@ -234,7 +222,7 @@ class _Writer:
         text = json.dumps(document, separators=(",", ":"), allow_nan=False)
         write_text_atomic(self._folder / LOD_META, text)
         result = self._result
-        result.chunks = self._names
+        result.chunks, result.notes = self._names, tuple(self._notes)
         result.field_bytes = {**self._fields, LOD_META: len(text)}
         result.bytes = sum(result.field_bytes.values())
         result.dropped = len(means) - result.counts[0] - result.environment
@@ -279,7 +267,7 @@ class _Writer:
         sensitivity = measure_sensitivity(probe, orbit_views(*frame_points(probe.means)))
         return sensitivity.precision(PRESET_DB[self._options.preset])
 
-    def _build(self, means: np.ndarray, index: np.ndarray) -> _Node:
+    def _build(self, means: np.ndarray, index: np.ndarray) -> Node:
         """The subtree of the Gaussians at `index`, written on the way."""
         if len(index) <= self._leaf:
             return self._write_leaf(index)
@@ -290,29 +278,40 @@ class _Writer:
         del places
         first = self._build(means, np.sort(index[order[:half]]))
         second = self._build(means, np.sort(index[order[half:]]))
-        return _Node(
+        return Node(
             np.minimum(first.low, second.low),
             np.maximum(first.high, second.high),
             (first, second),
         )
 
-    def _write_leaf(self, index: np.ndarray) -> _Node:
+    def _write_leaf(self, index: np.ndarray) -> Node:
         gaussians, _ = clean(
             self._rows.take(index), drop_invisible=self._options.preset != "archive"
         )
         self._done += len(index)
         part = self._progress.span(0.1, 0.95)
         part.update(self._done / len(self._rows), f"Writing chunks: {len(self._names)} begun")
-        node = _Node(*_bounds(gaussians))
+        node = Node(*ellipsoid_bounds(gaussians))
         self._result.leaves += 1
         count = len(gaussians)
         for level in range(len(self._result.counts)):
             if not count:  # nothing visible here
                 break
             if level:
-                gaussians = decimate(gaussians, max(1, math.ceil(_SHARE * len(gaussians))))
+                gaussians = self._coarser(gaussians, max(1, math.ceil(_SHARE * len(gaussians))))
             node.runs[level] = self._append(level, _along_hilbert(gaussians))
         return node
+
+    def _coarser(self, gaussians: Gaussians, count: int) -> Gaussians:
+        sample = np.linspace(0, len(gaussians) - 1, count).astype(np.int64)
+        return first_that_works(
+            "Merging Gaussians for a coarser level",
+            (
+                ("", lambda: decimate(gaussians, count)),
+                ("it has a sample of them", lambda: gaussians.select(sample)),
+            ),
+            self._notes,
+        )
 
     def _append(self, level: int, gaussians: Gaussians) -> tuple[int, int, int]:
         """Put a run into the chunk of its level; returns its file, offset and count."""
@@ -337,7 +336,8 @@ class _Writer:
         self._result.level_bytes[level] += self._encode(merge(unit.parts), self._names[unit.file])
 
     def _encode(self, gaussians: Gaussians, name: str) -> int:
-        encoded = encode_sog(gaussians, self._encoding, self._progress.span(1.0, 1.0))
+        progress = self._progress.span(1.0, 1.0)
+        encoded = encode_sog(gaussians, self._encoding, progress, notes=self._notes)
         if encoded.count != len(gaussians):
             raise RuntimeError(f"{name} holds {encoded.count} of {len(gaussians)} Gaussians")
         self._result.palette_sizes.append(encoded.palette_size)
@@ -365,25 +365,3 @@ def _along_hilbert(gaussians: Gaussians) -> Gaussians:
     positions = quantize_means(gaussians.means).values
     order = sort_gaussians("hilbert", positions, lambda: np.zeros((0, 0), np.float32))
     return gaussians.select(order.permutation)
-
-
-def _bounds(g: Gaussians) -> tuple[np.ndarray, np.ndarray]:
-    """Corners [3], [3] of the box that the ellipsoids reach into."""
-    if not len(g):
-        return np.zeros(3), np.zeros(3)
-    low, high = np.full(3, np.inf), np.full(3, -np.inf)
-    for first in range(0, len(g), _BLOCK):
-        block = slice(first, first + _BLOCK)
-        sigma = np.exp(np.clip(g.scales[block].astype(np.float64), -20, 20))
-        reach = _REACH * np.sqrt(
-            ((quat_to_matrix(g.quats[block]) * sigma[:, None, :]) ** 2).sum(axis=2)
-        )
-        means = g.means[block].astype(np.float64)
-        low = np.minimum(low, (means - reach).min(axis=0))
-        high = np.maximum(high, (means + reach).max(axis=0))
-    return low, high
-
-
-def _short(values: np.ndarray) -> list[float]:
-    """To the digits of a float32, as the format has it."""
-    return [float(f"{value:.7g}") for value in values]
