@@ -192,7 +192,7 @@ def idle_tick(count: int, repeat: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SPLAT_ASSETS_DATA"] = f"{folder}/data"
         from splat_assets.definitions import defs
-        from splat_assets.defs.automation import keep_current_cpu, keep_current_gpu
+        from splat_assets.defs.automation_sensors import keep_current_cpu, keep_current_gpu
         from splat_assets.stages import ASSETS
 
         names = [f"d{index:05}" for index in range(count)]

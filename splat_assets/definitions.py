@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from splat_assets.defs.automation import keep_current_cpu, keep_current_gpu
+from splat_assets.defs.automation_sensors import keep_current_cpu, keep_current_gpu
 from splat_assets.defs.camera_poses import camera_poses
 from splat_assets.defs.compressed_splat import compressed_splat
 from splat_assets.defs.drop_box import drop_boxes

@@ -1,4 +1,4 @@
-"""When an asset is asked for by itself: one condition per asset, two sensors that evaluate them.
+"""When an asset is asked for by itself: one condition per asset.
 
 The rule is the one of `splat-assets status`: an asset is due when its input's data, its settings in
 the registry file or (where that is cheap) its code differ from what it was made from. Dagster's
@@ -7,26 +7,23 @@ last word, so that nothing is trained again on identical data. A failing blockin
 chain, and the same work is tried once; where only the network failed, a few times.
 
 The first fetch of a dataset is somebody's decision (a person, a sensor, a backfill), not
-automation's. Both sensors are off until switched on.
+automation's. `automation_sensors.py` has the sensors that evaluate the conditions.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import dagster as dg
 
 from splat_assets.artifacts.attempts import failed_attempt
 from splat_assets.artifacts.store import ArtifactStore
-from splat_assets.datasets.registry import SUFFIX, Registry
+from splat_assets.datasets.registry import Registry
 from splat_assets.datasets.spec import DatasetSpec
 from splat_assets.defs.partitions import DATASETS
+from splat_assets.defs.registry_stamps import read_stamps
 from splat_assets.errors import UserError
 from splat_assets.settings import load_settings
 from splat_assets.stages import STAGES, difference, settings_difference, wanted_identity
@@ -36,9 +33,6 @@ AC = dg.AutomationCondition
 # A new version of these stages is applied to every dataset by itself: they take seconds to minutes.
 # A new version of the others (hours of COLMAP or of a GPU) is for a backfill that somebody starts.
 CHEAP = ("frames", "compressed_splat")
-INTERVAL_SEC = 30
-PRIORITY = "-5"  # below what a person launches; Dagster's default is 0
-CLOCK_GRAIN_NS = 20_000_000  # file times advance in steps, at most this long
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +59,11 @@ class SettingsChanged(dg.AutomationCondition[dg.AssetKey]):
             wanted = wanted_identity(asset, spec, store)
             return made is None or settings_difference(made, wanted) is not None
 
-        names, after = _written_since(_registry(), int(context.cursor or 0))
-        return _result(context, _where(differs, names & _keys(context)), cursor=str(after))
+        stamps = read_stamps(_registry())
+        # switched on just now: nothing is new
+        names = stamps.since(int(context.cursor)) if context.cursor else set()
+        found = _where(differs, names & _keys(context)) if names else set()
+        return _result(context, found, cursor=str(stamps.settled))
 
 
 class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
@@ -186,7 +183,8 @@ def condition(asset: str) -> dg.AutomationCondition:
         | AndThen(AC.newly_updated(), ~OutOfDate())
         | AC.execution_failed().newly_true()
     )
-    again = AndThen(AC.execution_failed(), WorthAnotherTry()).newly_true()
+    # Not right after a request: that tick would count as the answer to it.
+    again = AndThen(AC.execution_failed(), ~AC.newly_requested(), WorthAnotherTry()).newly_true()
     woken = changed.since(handled) | again.since(AC.newly_requested())
     # What its input will become in the same run cannot be known yet; the step finds out and keeps
     # what is up to date.
@@ -206,79 +204,11 @@ def condition(asset: str) -> dg.AutomationCondition:
 CONDITIONS = {asset: condition(asset) for asset in STAGES}
 
 
-def _sensor(name: str, device: str, target: dg.AssetSelection) -> dg.SensorDefinition:
-    with warnings.catch_warnings():  # conditions of our own need the code server: beta in Dagster
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        return dg.AutomationConditionSensorDefinition(
-            name=name,
-            target=target,
-            use_user_code_server=True,
-            minimum_interval_seconds=INTERVAL_SEC,
-            default_status=dg.DefaultSensorStatus.STOPPED,
-            run_tags={"dagster/priority": PRIORITY, "splat/launched_by": name},
-            description=f"Keeps what is made on {device} current: asks for it when input, settings "
-            "or (where cheap) code changed. Off until switched on; see the README.",
-        )
-
-
-_GPU = dg.AssetSelection.tag("splat/device", "gpu")
-keep_current_cpu = _sensor("keep_current_cpu", "the CPU", dg.AssetSelection.all() - _GPU)
-keep_current_gpu = _sensor("keep_current_gpu", "a GPU", _GPU)
-
-
 # --- helpers --------------------------------------------------------------------------------------
 
 
 def _registry() -> Registry:
     return Registry(load_settings().registry_folder)
-
-
-def _written_since(registry: Registry, before: int) -> tuple[set[str], int]:
-    """Datasets whose file was written after `before`, and the `before` to ask with next time.
-
-    Both are nanoseconds since the epoch. Locally the inode's change time counts, so that a file
-    copied or unpacked with an old date is new, too; in a bucket, the storage's own clock.
-    """
-    if "://" in str(registry.folder):
-        stamps = _bucket_stamps(str(registry.folder))
-        after = max(stamps.values(), default=0)
-    else:
-        after = time.time_ns() - CLOCK_GRAIN_NS
-        stamps = _folder_stamps(Path(registry.folder))
-    if not before:  # switched on just now: nothing is new
-        return set(), after
-    return {name for name, stamp in stamps.items() if stamp > before}, after
-
-
-def _folder_stamps(folder: Path) -> dict[str, int]:
-    try:
-        with os.scandir(folder) as entries:
-            return {
-                entry.name.removesuffix(SUFFIX): entry.stat().st_ctime_ns
-                for entry in entries
-                if entry.name.endswith(SUFFIX)
-            }
-    except FileNotFoundError:
-        return {}
-
-
-def _bucket_stamps(url: str) -> dict[str, int]:
-    import fsspec
-
-    fs, path = fsspec.url_to_fs(url)
-    fs.invalidate_cache()
-    try:
-        entries = fs.ls(path, detail=True)
-    except FileNotFoundError:
-        return {}
-    found = {}
-    for entry in entries:
-        name = entry["name"].rpartition("/")[2]
-        stamp = entry.get("LastModified") or entry.get("mtime") or entry.get("created")
-        if name.endswith(SUFFIX) and stamp is not None:
-            seconds = stamp.timestamp() if hasattr(stamp, "timestamp") else float(stamp)
-            found[name.removesuffix(SUFFIX)] = int(seconds * 1e9)
-    return found
 
 
 def _keys(context: dg.AutomationContext) -> set[str]:
