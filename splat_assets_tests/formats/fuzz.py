@@ -102,9 +102,12 @@ def _try_to_read(path: Path, timeout: float) -> str:
 def run_guarded(total: int, seed: int, *, limit_mb: int, timeout: float, say: Any) -> Outcome:
     """Read inputs 0 … `total` in children with a memory limit, whatever happens to them."""
     outcome = Outcome()
-    first = 0
+    first, fatal = 0, total
     while first < total:
-        count = min(_STEP, total - first)
+        if first == fatal:  # already told
+            first, fatal = first + 1, total
+            continue
+        count = min(_STEP, fatal - first)
         command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--child"]
         command += [str(first), str(count), "--seed", str(seed), "--memory-mb", str(limit_mb)]
         command += ["--timeout", str(timeout)]
@@ -117,14 +120,13 @@ def run_guarded(total: int, seed: int, *, limit_mb: int, timeout: float, say: An
             if child.returncode == 0:
                 _add(outcome, json.loads(text.splitlines()[-1]))
                 first += count
-            else:  # the inputs before the one at fault are counted by going over them once more
+            else:  # the inputs before the one at fault are read once more, then it is left out
                 if not mark.exists():
                     raise RuntimeError("the inputs could not be made")
-                at_fault = int(mark.read_text())
+                fatal = int(mark.read_text())
                 problem = "hang" if killed else f"the process died ({child.returncode})"
-                outcome.failures.append({"input": at_fault, "format": "?", "problem": problem})
+                outcome.failures.append({"input": fatal, "format": "?", "problem": problem})
                 outcome.counts.setdefault("?", Counter())["failed"] += 1
-                first = at_fault + 1
         say(outcome, first)
     return outcome
 

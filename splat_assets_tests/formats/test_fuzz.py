@@ -5,6 +5,7 @@ python -m splat_assets_tests.formats.fuzz --inputs 100000
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -35,9 +36,38 @@ def test_an_input_can_be_made_again(tmp_path: Path) -> None:
         _, path = damaged_input(seeds(), 3, number, folder)
         return path.read_bytes() if path.is_file() else b""
 
-    inputs = [made(number, "first") for number in range(33)]
-    assert inputs == [made(number, "second") for number in range(33)]
-    assert len(set(inputs)) > 25
+    inputs = [made(number, "first") for number in range(330)]
+    # whatever was made before
+    again = [made(number, "second") for number in reversed(range(330))]
+    assert inputs == again[::-1]
+    assert len(set(inputs)) > 250
+
+
+def test_inputs_beside_a_fatal_one_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process dies at one input; all others are read, and the failure is told once."""
+    children: list[tuple[int, int]] = []
+
+    class Child:
+        returncode = 0
+
+        def __init__(self, command: list[str], **_: object) -> None:
+            at = command.index("--child")
+            self.first, self.count = int(command[at + 1]), int(command[at + 2])
+            self.scratch = Path(command[command.index("--scratch") + 1])
+            children.append((self.first, self.count))
+
+        def communicate(self, timeout: float) -> tuple[str, None]:
+            if self.first <= 7 < self.first + self.count:
+                (self.scratch / "mark").write_text("7")
+                self.returncode = 1
+                return "", None
+            part = {"counts": {"ply": {"read": self.count}}, "failures": []}
+            return json.dumps({**part, "slowest_seconds": 0.1, "peak_mb": 1.0}), None
+
+    monkeypatch.setattr(fuzz.subprocess, "Popen", Child)
+    outcome = fuzz.run_guarded(20, seed=0, limit_mb=1, timeout=1, say=lambda *_: None)
+    assert children == [(0, 20), (0, 7), (8, 12)]
+    assert outcome.inputs == 20 and len(outcome.failures) == 1
 
 
 def test_what_goes_wrong_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
