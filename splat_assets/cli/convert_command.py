@@ -46,9 +46,8 @@ def convert(
     if len(files) < 2:
         raise UserError("Give the files to read and, last, the file to write.")
     *sources, target = files
-    is_new = writable_format(target).name == "streamed-sog" and not target.exists()
-    # a streamed scene makes a folder of its own, in one that is there
-    options.check_output(target.absolute().parent.parent / target.name if is_new else target, force)
+    is_streamed = writable_format(target).name == "streamed-sog"
+    options.check_output(target, force, own_folder=is_streamed)
     count, share = _amount(decimate)
     edit = Edit(
         up=up,

@@ -80,7 +80,9 @@ def view(
 
 def compress(
     source: Path = typer.Argument(metavar="FILE", help="A splat file of any format."),
-    output: Path = options.OUTPUT,
+    output: Path = typer.Option(
+        ..., "--output", "-o", help="A .sog to write; FOLDER/lod-meta.json for a streamed SOG."
+    ),
     overrides: list[str] = typer.Option(
         [], "--set", "-s", metavar="OPTION=VALUE", help="A compress option; may be repeated."
     ),
@@ -88,11 +90,11 @@ def compress(
     force: bool = options.FORCE_FILE,
     as_json: bool = options.JSON,
 ) -> None:
-    """Compress a splat file to .sog; no dataset is needed."""
+    """Compress a splat file to .sog, or to streamed SOG; no dataset is needed."""
     from splat_assets.cli.bars import one_bar
-    from splat_assets.compression.files import compress_file
+    from splat_assets.compression.files import compress_file, output_path
 
-    if not source.is_file():
+    if not source.exists():
         raise UserError(f"There is no file {source}.")
     wishes = _compress_options(overrides)
     compute = None
@@ -101,7 +103,8 @@ def compress(
         from splat_assets.settings import load_settings
 
         compute = select_compute(load_settings().device)
-    options.check_output(output, force)
+    output = output_path(output)
+    options.check_output(output, force, own_folder=output.suffix != ".sog")
     with one_bar("compress") as progress:
         report = compress_file(source, output, wishes, progress=progress, compute=compute)
     if as_json:

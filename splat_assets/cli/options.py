@@ -16,14 +16,15 @@ FORCE_FILE = typer.Option(False, "--force", "-f", help="Overwrite an existing fi
 OUTPUT = typer.Option(..., "--output", "-o", help="The file to write.")
 
 
-def check_output(path: Path, force: bool) -> Path:
-    """`path` when it may be written; `UserError` otherwise."""
+def check_output(path: Path, force: bool, *, own_folder: bool = False) -> Path:
+    """`path` when it may be written; `UserError` otherwise. A folder of its own may be missing."""
     from splat_assets.errors import UserError
 
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file in it.")
     if path.exists() and not force:
         raise UserError(f"{path} exists; pass --force to overwrite it.")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"The folder {path.absolute().parent} does not exist; make it first.")
+    folder = path.absolute().parent.parent if own_folder else path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"The folder {folder} does not exist; make it first.")
     return path

@@ -8,16 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from splat_assets.compression.sog_reader import META, read_sog, read_sog_meta
+from splat_assets.compression.sog_reader import META, read_sog_meta
 from splat_assets.compression.sog_writer import write_bundle
+from splat_assets.compression.streamed import StreamOptions, write_streamed
 from splat_assets.compression.targets import encode_as_wished
 from splat_assets.compression.views import frame_splat
 from splat_assets.compute import Compute
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import UserError
-from splat_assets.formats.registry import format_of, read_splat
+from splat_assets.formats.registry import LOD_META, format_of, open_rows, read_splat
 from splat_assets.progress import Progress, silent
 from splat_assets.viewing.camera import orbit_views
+
+
+def output_path(named: Path | str) -> Path:
+    """The file that an output is named by: a `.sog`, or the `lod-meta.json` of a streamed SOG, also
+    where only its folder is named. Raises `UserError` for other names."""
+    path = Path(named)
+    if path.name == LOD_META or path.suffix.lower() == ".sog":
+        return path
+    if path.is_dir():
+        return path / LOD_META
+    stem = path.with_suffix("")
+    raise UserError(
+        f"{path} names nothing that is written here: {stem.name}.sog is one file, "
+        f"{stem.name}/{LOD_META} a streamed SOG; `splat-assets convert` writes other formats."
+    )
 
 
 def compress_file(
@@ -28,35 +44,58 @@ def compress_file(
     progress: Progress | None = None,
     compute: Compute | None = None,
 ) -> dict[str, Any]:
-    """Encode a splat file as `.sog` and return the figures.
+    """Encode a splat file as SOG and return the figures.
 
     Args:
-        target: a path that ends in `.sog`; replaced atomically.
+        target: a `.sog`, replaced atomically, or what `output_path` makes a streamed SOG of.
         compute: measure the loss in pictures as well, rendering there (`psnr_vs_splat_db`).
     """
-    source, target = Path(source), Path(target)
+    source, target = Path(source), output_path(target)
     options, progress = options or CompressOptions.model_validate({}), progress or silent()
-    if target.suffix.lower() != ".sog":
-        raise UserError(f"{target} should end in .sog.")
-    if not target.parent.is_dir():
-        raise UserError(f"The folder {target.parent} does not exist.")
     began = time.perf_counter()
     progress.update(0.0, f"Reading {source.name}")
-    gaussians = read_splat(source)
-    targeted = encode_as_wished(gaussians, options, None, progress.span(0.05, 0.8))
-    encoded = targeted.encoded
-    sog_bytes = write_bundle(target, encoded)
-    seconds = time.perf_counter() - began
+    write = _write_streamed if target.name == LOD_META else _write_file
+    figures = write(source, target, options, progress.span(0.05, 0.8))
     source_bytes = _size(source)
-    figures: dict[str, Any] = {
+    figures |= {
+        "ply_bytes": source_bytes,
+        "ratio": round(source_bytes / figures["sog_bytes"], 2),
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+    if compute is not None:
+        from splat_assets.compression.quality import measure_loss
+
+        gaussians, span = read_splat(source), progress.span(0.8, 1.0)
+        views = orbit_views(*frame_splat(gaussians))
+        quality = measure_loss(
+            gaussians, read_splat(target), views, compute=compute, progress=span
+        ).to_dict()
+        figures["psnr_vs_splat_db"] = quality["psnr_vs_splat_db"]
+        figures["ssim_vs_splat"] = quality["ssim_vs_splat"]
+    progress.update(1.0, f"Wrote {target.name}")
+    return figures
+
+
+def _write_file(
+    source: Path, target: Path, options: CompressOptions, progress: Progress
+) -> dict[str, Any]:
+    if options.streamed == "always":
+        raise UserError(
+            f"{target.name} is one file; name FOLDER/{LOD_META} for a streamed SOG "
+            "(compress.streamed=always)."
+        )
+    if not target.parent.is_dir():
+        raise UserError(f"The folder {target.parent} does not exist.")
+    gaussians = read_splat(source)
+    targeted = encode_as_wished(gaussians, options, None, progress)
+    encoded = targeted.encoded
+    return {
         "num_gaussians": encoded.count,
         "dropped_gaussians": encoded.cleanup.dropped,
         "pruned_gaussians": targeted.pruned,
         "finetuned": targeted.finetuned,
         "sh_degree": gaussians.sh_degree,
-        "ply_bytes": source_bytes,
-        "sog_bytes": sog_bytes,
-        "ratio": round(source_bytes / sog_bytes, 2),
+        "sog_bytes": write_bundle(target, encoded),
         "order": encoded.sorting.order,
         "order_note": encoded.sorting.note,
         "palette_size": encoded.palette_size,
@@ -64,19 +103,35 @@ def compress_file(
         "notes": list(targeted.notes),
         "codebooks": encoded.codebooks,
         "field_bytes": encoded.field_bytes,
-        "seconds": round(seconds, 2),
     }
-    if compute is not None:
-        from splat_assets.compression.quality import measure_loss
 
-        views = orbit_views(*frame_splat(gaussians))
-        quality = measure_loss(
-            gaussians, read_sog(target), views, compute=compute, progress=progress.span(0.8, 1.0)
-        ).to_dict()
-        figures["psnr_vs_splat_db"] = quality["psnr_vs_splat_db"]
-        figures["ssim_vs_splat"] = quality["ssim_vs_splat"]
-    progress.update(1.0, f"Wrote {target.name}")
-    return figures
+
+def _write_streamed(
+    source: Path, target: Path, options: CompressOptions, progress: Progress
+) -> dict[str, Any]:
+    """The whole folder of `target`. A 3DGS PLY is never in memory as a whole."""
+    defaults = CompressOptions.model_validate({})
+    names = ("target_db", "max_mb", "order")
+    unmet = [name for name in names if getattr(options, name) != getattr(defaults, name)]
+    if options.streamed == "never":
+        unmet.append("streamed")
+    if unmet:
+        raise UserError(
+            f"A streamed SOG has no compress.{unmet[0]}={getattr(options, unmet[0])}: its chunks "
+            "have a preset and an order of their own; name a .sog for one file."
+        )
+    rows = open_rows(source)
+    wishes = StreamOptions(
+        preset=options.preset, palette_size=options.palette_size, seed=options.seed
+    )
+    written = write_streamed(target, rows, wishes, progress=progress)
+    return {
+        **written.to_dict(),
+        "num_gaussians": written.counts[0] + written.environment,
+        "sog_bytes": written.bytes,
+        "sh_degree": rows.sh_degree,
+        "notes": list(written.notes),
+    }
 
 
 def describe_file(path: Path | str) -> dict[str, Any]:
@@ -109,7 +164,8 @@ def describe_file(path: Path | str) -> dict[str, Any]:
 
 
 def _size(path: Path) -> int:
-    folder = path.parent if path.name == META else path
+    """Of a file, or of all files of a SOG folder, streamed or not."""
+    folder = path.parent if path.name in (META, LOD_META) else path
     if folder.is_dir():
-        return sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
+        return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     return path.stat().st_size

@@ -12,7 +12,7 @@ from splat_assets.formats.edit import Edit, apply
 from splat_assets.formats.merge import merge
 from splat_assets.formats.registry import (
     LOD_META,
-    format_of,
+    open_rows,
     read_splat,
     writable_format,
     write_splat,
@@ -55,8 +55,7 @@ def convert(
     began = time.perf_counter()
     if found.name == "streamed-sog" and len(sources) == 1 and edit in (None, Edit()):
         streamed = _stream(Path(sources[0]), target, progress)
-        if streamed is not None:
-            return replace(streamed, seconds=round(time.perf_counter() - began, 2))
+        return replace(streamed, seconds=round(time.perf_counter() - began, 2))
     splats = []
     for number, source in enumerate(sources):
         progress.update(0.3 * number / len(sources), f"Reading {Path(source).name}")
@@ -85,25 +84,21 @@ def convert(
     )
 
 
-def _stream(source: Path, target: Path, progress: Progress) -> Conversion | None:
-    """A PLY that is only to be streamed is never in memory as a whole; None for other files."""
-    found = format_of(source)
-    if found is None or found.name != "ply" or not source.is_file():
-        return None
+def _stream(source: Path, target: Path, progress: Progress) -> Conversion:
+    """Unedited, so that a PLY is never in memory as a whole."""
     from splat_assets.compression.streamed import write_streamed
-    from splat_assets.gaussians.ply import PlyRows
 
-    rows = PlyRows(source)
+    rows = open_rows(source)
     written = write_streamed(target, rows, progress=progress)
     return Conversion(
         format="streamed-sog",
         num_read=len(rows),
         num_gaussians=written.counts[0] + written.environment,
-        sh_degree=rows.take(slice(0, 1)).sh_degree,
+        sh_degree=rows.sh_degree,
         bytes=written.bytes,
         seconds=0.0,
         dropped={"not drawable": written.dropped} if written.dropped else {},
-        notes=(),
+        notes=tuple(note.removesuffix(".") for note in written.notes),
     )
 
 

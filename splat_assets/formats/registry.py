@@ -10,13 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from splat_assets.artifacts.manifest import write_bytes_atomic
 from splat_assets.errors import UserError
 from splat_assets.formats.values import DamagedError
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from splat_assets.gaussians.ply import PlyRows
 
 LOD_META = "lod-meta.json"  # of a streamed SOG; the name is fixed
 _HEAD = 1 << 16
@@ -127,6 +130,20 @@ def read_splat(path: Path | str) -> Gaussians:
         return _function(found.reader)(path)
     except DamagedError as problem:
         raise UserError(f"{path} {problem}.") from None
+
+
+def open_rows(path: Path | str) -> Gaussians | PlyRows:
+    """The splat as `read_splat` gives it, or a 3DGS PLY of which only what is asked for is read.
+
+    Raises `UserError` as `read_splat` does.
+    """
+    from splat_assets.gaussians.ply import PlyRows
+
+    path = Path(path)
+    found = format_of(path)
+    if found is not None and found.name == "ply" and path.is_file():
+        return PlyRows(path)
+    return read_splat(path)
 
 
 def write_splat(path: Path | str, gaussians: Gaussians, progress: Progress | None = None) -> Format:

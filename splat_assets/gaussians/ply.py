@@ -66,6 +66,10 @@ class PlyRows:
     def __len__(self) -> int:
         return len(self._table)
 
+    @property
+    def sh_degree(self) -> int:
+        return self.take(slice(0, 0)).sh_degree
+
     def means(self) -> np.ndarray:
         """[N, 3] float32."""
         out = np.empty((len(self), 3), np.float32)

@@ -112,6 +112,14 @@ def test_mistakes_are_one_sentence_and_exit_code_2(cli: Cli, home: Path, photos:
         (("compress", "fake.ply", "-o", "exists.sog"), "--force"),
         (("compress", "fake.ply", "-o", "no/folder/x.sog"), "does not exist"),
         (("compress", "fake.ply", "-o", "x.sog"), "fake.ply"),
+        (("compress", "fake.ply", "-o", "x.ply"), "x.sog is one file, x/lod-meta.json a streamed"),
+        (("compress", "fake.ply", "-o", "x/y/lod-meta.json"), "does not exist; make it first"),
+        (("compress", "fake.ply", "-o", "x/lod-meta.json"), "fake.ply"),
+        (
+            ("compress", "fake.ply", "-o", "x/lod-meta.json", "--set", "max_mb=1"),
+            "no compress.max_mb=1",
+        ),
+        (("compress", "fake.ply", "-o", "x.sog", "--set", "streamed=always"), "FOLDER/lod-meta"),
         (("info", "fake.ply"), "fake.ply"),
         (("info", "notes.txt"), "notes.txt"),
         (("info", "absent.ply"), "no file absent.ply"),
@@ -228,6 +236,21 @@ def test_compress_and_info(cli: Cli, home: Path) -> None:
     assert found["num_gaussians"] == count
     assert found["sh_degree"] == 0
     assert "num_gaussians" in cli("info", "scene.ply").stdout
+
+    arguments = ("compress", "scene.ply", "-o", "scene/lod-meta.json", "--set", "preset=web")
+    made = cli(*arguments, "--measure", "--json")
+    assert made.exit_code == 0, made.output
+    streamed = json.loads(made.stdout)
+    assert streamed["num_gaussians"] == count == streamed["counts"][0] + streamed["environment"]
+    written = [p.stat().st_size for p in (home / "scene").rglob("*") if p.is_file()]
+    assert sum(written) == streamed["sog_bytes"] and streamed["ratio"] > 1
+    assert streamed["psnr_vs_splat_db"] > 30 and streamed["notes"] == []
+    found = json.loads(cli("info", "scene", "--json").stdout)
+    assert (found["format"], found["num_gaussians"]) == ("streamed-sog", count)
+    assert found["bytes"] == streamed["sog_bytes"]
+    assert "pass --force" in cli(*arguments).stderr
+    assert "holds other files" in cli("compress", "scene.ply", "-o", ".").stderr
+    assert cli("compress", "scene.sog", "-o", "scene", "--force").exit_code == 0
 
 
 def test_doctor_finds_this_machine_usable(cli: Cli) -> None:
