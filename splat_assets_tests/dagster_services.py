@@ -162,12 +162,13 @@ def wait_for(condition: Callable[[], Any], timeout: float, what: str) -> Any:
     raise AssertionError(f"waited {timeout} s for: {what}")
 
 
-def prepare_home(home: Path, data: Path) -> dict[str, str]:
+def prepare_home(home: Path, data: Path, max_runs: int = 4) -> dict[str, str]:
     """Write the project's dagster.yaml with its folders below `home`; returns the environment."""
     home.mkdir(parents=True, exist_ok=True)
     data.mkdir(parents=True, exist_ok=True)
     text = (ROOT / "dagster.yaml").read_text(encoding="utf-8")
     text = text.replace("base_dir: .dagster", f"base_dir: {home}/.dagster")
+    text = text.replace("max_concurrent_runs: 4", f"max_concurrent_runs: {max_runs}")
     text = text.replace("poll_interval_seconds: 10", "poll_interval_seconds: 1")
     text = text.replace(
         "free_slots_after_run_end_seconds: 5", "free_slots_after_run_end_seconds: 1"
@@ -189,6 +190,7 @@ def services(
     module: str = "splat_assets.definitions",
     data: Path | None = None,
     timeout: float = 90,
+    max_runs: int = 4,
 ) -> Iterator[Dagster]:
     """Web server and daemon on a free loopback port, with an instance of their own.
 
@@ -196,9 +198,10 @@ def services(
         folder: where `home` (the instance), `data` and the services' log are put.
         module: the code location.
         data: the data root, when another than `folder/data`.
+        max_runs: how many runs execute at once; 0 leaves all of them queued.
     """
     home, data = folder / "home", data or folder / "data"
-    environment = prepare_home(home, data)
+    environment = prepare_home(home, data, max_runs)
     workspace = folder / "workspace.yaml"
     entry = {"python_module": {"module_name": module, "location_name": LOCATION}}
     workspace.write_text(json.dumps({"load_from": [entry]}), encoding="utf-8")
