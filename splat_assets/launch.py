@@ -7,7 +7,7 @@ server need run. Also says where every asset of a dataset stands.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from splat_assets.housekeeping import used_bytes
 from splat_assets.instance import PROCESS_TAG, close_dead_runs, open_instance, this_process
 from splat_assets.progress import Report
 from splat_assets.settings import load_settings
-from splat_assets.stages import ASSETS, status
+from splat_assets.stages import ASSETS, AssetStatus, statuses
 
 PARTITIONS = "dataset"
 REPOSITORY_TAG = ".dagster/repository"  # the UI lists runs of a code location by this
@@ -89,11 +89,30 @@ def asset_states(name: str) -> dict[str, Any]:
 
     `state` is missing, current, stale, failed (the last run on it failed) or running.
     """
-    spec, store = _registry().get(name), _store()
-    found = status(spec, store)
+    return _states([_registry().get(name)])[0]
+
+
+def all_asset_states() -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """`asset_states` of all datasets, and what is wrong with unreadable ones by name."""
+    specs, problems = _registry().list()
+    return _states(specs) if specs else [], problems
+
+
+def _states(specs: Sequence[DatasetSpec]) -> list[dict[str, Any]]:
+    store = _store()
+    found = statuses(specs, store)
     with open_instance() as instance:
         close_dead_runs(instance)
-        latest = _last_steps(instance, name)
+        latest = [_last_steps(instance, spec.name) for spec in specs]
+    return [_shown(*each, store) for each in zip(specs, found, latest, strict=True)]
+
+
+def _shown(
+    spec: DatasetSpec,
+    found: dict[str, AssetStatus],
+    latest: dict[str, _LastStep],
+    store: ArtifactStore,
+) -> dict[str, Any]:
     assets = {}
     for asset, entry in found.items():
         last = latest.get(asset, _LastStep())

@@ -12,7 +12,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from splat_assets.artifacts.attempts import forget_failure, record_failure
+from splat_assets.artifacts.bucket import READERS
 from splat_assets.artifacts.contract import ArtifactFolder
 from splat_assets.artifacts.manifest import Manifest
 from splat_assets.artifacts.store import ArtifactStore, disk_full_is_a_sentence
@@ -202,12 +204,20 @@ def run_stage(
         return _outcome(stage, spec, store, reused=False, began=began)
 
 
+def statuses(specs: Sequence[DatasetSpec], store: ArtifactStore) -> list[dict[str, AssetStatus]]:
+    """`status` of many datasets, several at a time where each costs requests to a bucket."""
+    if not store.is_remote or len(specs) < 2:
+        return [status(spec, store) for spec in specs]
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda spec: status(spec, store), specs))
+
+
 def status(spec: DatasetSpec, store: ArtifactStore) -> dict[str, AssetStatus]:
     """State of every asset, in order. An asset below a missing or stale one is stale itself."""
     found: dict[str, AssetStatus] = {}
     for asset, stage in STAGES.items():
         above = found.get(stage.upstream or "")
-        manifest = store.current(spec.name, asset)
+        manifest, location = store.current_at(spec.name, asset)
         state: State = "current"
         reason = ""
         if manifest is None:
@@ -215,10 +225,11 @@ def status(spec: DatasetSpec, store: ArtifactStore) -> dict[str, AssetStatus]:
         elif above is not None and above.state != "current":
             state, reason = "stale", f"{above.asset} is {above.state}"
         else:
-            changed = difference(manifest, wanted_identity(asset, spec, store))
+            changed = difference(
+                manifest, _identity(stage, spec, above.manifest if above else None)
+            )
             if changed is not None:
                 state, reason = "stale", changed
-        location = store.locate(spec.name, asset)
         found[asset] = AssetStatus(asset, state, reason, manifest, location)
     return found
 
@@ -283,10 +294,14 @@ def _tells_the_same(known: Manifest, made: Manifest) -> bool:
 def wanted_identity(asset: str, spec: DatasetSpec, store: ArtifactStore) -> Identity:
     """What an asset of a dataset would be made from now."""
     stage = STAGES[asset]
+    above = None if stage.upstream is None else store.current(spec.name, stage.upstream)
+    return _identity(stage, spec, above)
+
+
+def _identity(stage: Stage, spec: DatasetSpec, above: Manifest | None) -> Identity:
     options = getattr(spec.resolve(), stage.options).model_dump(mode="json")
     inputs = {"source": spec.source}
     if stage.upstream is not None:
-        above = store.current(spec.name, stage.upstream)
         inputs = {stage.upstream: above.data_version if above else ""}
     return Identity(inputs, options, stage.code_version, stage.volatile)
 

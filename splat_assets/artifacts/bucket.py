@@ -33,6 +33,7 @@ FIRST_PAUSE_SEC = 0.3
 LONGEST_PAUSE_SEC = 10.0
 PATIENCE_SEC = 300.0  # a storage that lets every request run into its time limit gets no longer
 WORKERS = 4
+READERS = 10  # small objects asked for at a time; as many connections a client keeps open
 PART_BYTES = 16 * 2**20  # at most WORKERS × 4 parts are in memory
 MAX_PARTS = 10_000  # of one upload, S3's limit
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2"}

@@ -105,26 +105,32 @@ class ArtifactStore:
 
     def current(self, dataset: str, asset: str) -> Manifest | None:
         """Manifest of the current version without bringing its files near; None when missing."""
+        return self.current_at(dataset, asset)[0]
+
+    def current_at(self, dataset: str, asset: str) -> tuple[Manifest | None, str | None]:
+        """`current` and `locate` in one: two requests at most where the root is remote."""
         versions = self.versions(dataset, asset)
         if not versions:
-            return None
-        near = self.folder(dataset, asset) / versions[0]
+            return None, None
+        place, near = self._place(dataset, asset, versions[0]), self.folder(dataset, asset)
         if not self.is_remote:
-            return read_manifest(near, asset)
-        if self._copies.is_here(near):
+            return read_manifest(near / versions[0], asset), place
+        if self._copies.is_here(near / versions[0]):
             with contextlib.suppress(UserError):  # another process may just be making room
-                return read_manifest(near, asset)
+                return read_manifest(near / versions[0], asset), place
         text = self.bucket.read_text(dataset, asset, versions[0], MANIFEST)
-        return None if text is None else parse_manifest(text, f"{self.root}/{dataset}/{asset}")
+        where = f"{self.root}/{dataset}/{asset}"
+        return None if text is None else parse_manifest(text, where), place
 
     def locate(self, dataset: str, asset: str) -> str | None:
         """Path or URL of the current version, for people; None when missing."""
         versions = self.versions(dataset, asset)
-        if not versions:
-            return None
+        return self._place(dataset, asset, versions[0]) if versions else None
+
+    def _place(self, dataset: str, asset: str, version: str) -> str:
         if self.is_remote:
-            return f"{self.root.rstrip('/')}/{dataset}/{asset}/{versions[0]}"
-        return str(self.folder(dataset, asset) / versions[0])
+            return f"{self.root.rstrip('/')}/{dataset}/{asset}/{version}"
+        return str(self.folder(dataset, asset) / version)
 
     def open_local(self, dataset: str, asset: str, progress: Progress | None = None) -> Path | None:
         """Local folder of the current version, or None when there is none.

@@ -49,14 +49,12 @@ def list_datasets(as_json: bool = options.JSON) -> None:
     from splat_assets.cli.figures import headline
     from splat_assets.cli.specs import open_registry
     from splat_assets.settings import load_settings
-    from splat_assets.stages import ASSETS
-    from splat_assets.stages import status as stage_status
+    from splat_assets.stages import ASSETS, statuses
 
     specs, problems = open_registry().list()
     store = ArtifactStore.open(load_settings())
     rows: list[dict[str, Any]] = []
-    for spec in specs:
-        states = stage_status(spec, store)
+    for spec, states in zip(specs, statuses(specs, store), strict=True):
         rows.append(
             {
                 **spec.model_dump(mode="json", exclude={"options"}),
@@ -93,8 +91,7 @@ def status(
     as_json: bool = options.JSON,
 ) -> None:
     """Show where every asset of a dataset stands."""
-    from splat_assets.cli.specs import open_registry
-    from splat_assets.launch import asset_states
+    from splat_assets.launch import all_asset_states, asset_states
 
     if name is not None:
         states = asset_states(name)
@@ -103,8 +100,7 @@ def status(
         else:
             _say_states(states)
         return
-    specs, problems = open_registry().list()
-    everything = [asset_states(spec.name) for spec in specs]
+    everything, problems = all_asset_states()
     if as_json:
         say_json([_complete(states) for states in everything])
         return

@@ -48,17 +48,27 @@ class Registry:
 
     def list(self) -> tuple[list[DatasetSpec], dict[str, str]]:
         """All readable specs, and what is wrong with the others by name."""
-        specs, problems = [], {}
-        for name in self.names():
-            try:
-                specs.append(self.get(name))
-            except UserError as error:
-                problems[name] = str(error)
-        for file in self.shelf.names():
+        specs: list[DatasetSpec] = []
+        problems: dict[str, str] = {}
+        files = self.shelf.names()
+        names = [name.removesuffix(SUFFIX) for name in files if name.endswith(SUFFIX)]
+        for name, found in zip(names, self.shelf.each(self._read, names), strict=True):
+            if isinstance(found, DatasetSpec):
+                specs.append(found)
+            else:
+                problems[name] = found
+        for file in files:
             if file.endswith(".yml"):
                 where = f"{self.folder}/{file}"
                 problems[file] = f"{where} is ignored: specs end in {SUFFIX}; rename it."
         return specs, problems
+
+    def _read(self, name: str) -> DatasetSpec | str:
+        """A spec, or what is wrong with it."""
+        try:
+            return self.get(name)
+        except UserError as error:
+            return str(error)
 
     def add(self, spec: DatasetSpec, *, replace: bool = False) -> bool:
         """Write a spec; True when something changed.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from splat_assets.artifacts.bucket import Bucket
+from splat_assets.artifacts.bucket import READERS, Bucket
 from splat_assets.artifacts.manifest import write_text_atomic
 from splat_assets.errors import UserError
 from splat_assets.isolation import exclusive
 from splat_assets.progress import silent
+
+T = TypeVar("T")
 
 
 class Shelf(Protocol):
@@ -40,6 +43,10 @@ class Shelf(Protocol):
 
     def alone(self) -> contextlib.AbstractContextManager[None]:
         """Be the only writer, as far as this shelf can tell."""
+        ...
+
+    def each(self, work: Callable[[str], T], names: Sequence[str]) -> Iterable[T]:
+        """`work`, which reads a file or two, for every name; several at a time where that pays."""
         ...
 
 
@@ -93,6 +100,9 @@ class FolderShelf:
         with exclusive(self.folder / ".lock", silent()):
             yield
 
+    def each(self, work: Callable[[str], T], names: Sequence[str]) -> Iterable[T]:
+        return map(work, names)
+
 
 @dataclass(frozen=True)
 class BucketShelf:
@@ -127,3 +137,7 @@ class BucketShelf:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         yield
+
+    def each(self, work: Callable[[str], T], names: Sequence[str]) -> Iterable[T]:
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(work, names))

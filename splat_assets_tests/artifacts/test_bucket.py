@@ -24,6 +24,7 @@ from splat_assets.datasets.registry import Registry
 from splat_assets.datasets.spec import make_spec
 from splat_assets.errors import Cancelled, TransientError, UserError
 from splat_assets.progress import Progress, Report, silent
+from splat_assets.stages import status, statuses
 from splat_assets_tests.paths import ROOT
 from splat_assets_tests.s3_standin import (
     BUCKET,
@@ -302,6 +303,40 @@ def test_what_only_a_person_can_mend_is_said_at_once(
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(UserError, match=r"cannot be opened .*AWS_ACCESS_KEY_ID"):
         store_at(tmp_path).versions("garden", "frames")
+
+
+def test_many_datasets_are_looked_at_side_by_side(proxy: Proxy, tmp_path: Path) -> None:
+    """Two requests an asset that is there, one for one that is not; several datasets at a time."""
+    registry, store = Registry(f"s3://{BUCKET}/team/datasets"), store_at(tmp_path / "near")
+    specs = [make_spec(name=f"scene-{n:02d}", source=f"/photos/{n}") for n in range(12)]
+    for spec in specs:
+        registry.add(spec)
+    specs.append(make_spec(name="garden", source="/photos/garden"))
+    registry.add(specs[-1])
+    for asset in ("raw_dataset", "frames"):
+        publish(store_at(tmp_path / "elsewhere"), "run1", asset=asset)
+    together, most, lock = 0, 0, threading.Lock()
+
+    def far_away(number: int, method: str, path: str) -> None:
+        nonlocal together, most
+        with lock:
+            together += 1
+            most = max(most, together)
+        time.sleep(0.05)
+        with lock:
+            together -= 1
+
+    before, proxy.rule = len(proxy.seen), far_away
+    listed, problems = registry.list()
+    assert problems == {} and {spec.name for spec in listed} == {spec.name for spec in specs}
+    assert len(proxy.seen) - before <= len(specs) + 2 and most > 4
+    before, most = len(proxy.seen), 0
+    found = dict(zip([spec.name for spec in listed], statuses(listed, store), strict=True))
+    assert len(proxy.seen) - before == 12 * 5 + 5 + 2 and most > 4
+    assert found["garden"]["frames"].location == f"s3://{BUCKET}/team/garden/frames/run1"
+    assert found["garden"]["frames"].manifest is not None
+    assert {entry.state for entry in found["scene-03"].values()} == {"missing"}
+    assert found["garden"] == status(specs[-1], store)
 
 
 def test_a_registry_that_hosts_share(proxy: Proxy, tmp_path: Path) -> None:
