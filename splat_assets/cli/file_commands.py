@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from splat_assets.cli import options
-from splat_assets.cli.output import say, say_json, show_bytes, show_seconds, warn
+from splat_assets.cli.output import say, say_json, say_table, show_bytes, show_seconds, warn
 from splat_assets.errors import UserError
 
 if TYPE_CHECKING:
@@ -116,21 +116,48 @@ def compress(
 
 
 def info(
-    file: Path = typer.Argument(help="A splat file, or the folder form of a .sog."),
+    file: Path = typer.Argument(
+        help="A splat file, the folder form of a .sog, or a folder of photos or robot episodes."
+    ),
     as_json: bool = options.JSON,
 ) -> None:
-    """Say what a splat file holds."""
-    from splat_assets.compression.files import describe_file
-
+    """Say what a splat file holds, or a folder: of a LeRobot dataset the cameras to choose from."""
     if not file.exists():
         raise UserError(f"There is no file {file}.")
-    found = describe_file(file)
+    found = _describe(file)
     if as_json:
         say_json(found)
         return
+    cameras = found.pop("cameras", [])
     width = max(len(key) for key in found)
     for key, value in found.items():
         say(f"{key:<{width}}  {_show(key, value)}")
+    if cameras:
+        say()
+        say_table(
+            ("CAMERA", "KIND", "SIZE", "SHOWS", "MOUNT", "TAKEN"),
+            [
+                (
+                    row["camera"],
+                    row["kind"],
+                    f"{row['width']}×{row['height']}" if row["width"] else "",
+                    row["holds"],
+                    row["mount"],
+                    "by default" if row["taken"] else "",
+                )
+                for row in cameras
+            ],
+        )
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    from splat_assets.compression.files import describe_file
+    from splat_assets.compression.sog_reader import META
+    from splat_assets.formats.registry import LOD_META
+    from splat_assets.sources.describe import describe_folder
+
+    is_splat = path.is_file() or (path / META).is_file() or (path / LOD_META).is_file()
+    return describe_file(path) if is_splat else describe_folder(path)
 
 
 def _export_unfinished(name: str, form: str, output: Path, force: bool) -> None:

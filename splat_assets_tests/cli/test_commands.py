@@ -19,6 +19,7 @@ from splat_assets.cli.specs import parse_overrides
 from splat_assets.errors import UserError
 from splat_assets.stages import ASSETS
 from splat_assets_tests.cli.conftest import Cli
+from splat_assets_tests.lerobot import make_v21
 
 
 @pytest.fixture
@@ -251,6 +252,27 @@ def test_compress_and_info(cli: Cli, home: Path) -> None:
     assert "pass --force" in cli(*arguments).stderr
     assert "holds other files" in cli("compress", "scene.ply", "-o", ".").stderr
     assert cli("compress", "scene.sog", "-o", "scene", "--force").exit_code == 0
+
+
+def test_info_of_a_folder(cli: Cli, home: Path, photos: Path) -> None:
+    robot = make_v21(home / "robot", (4,))
+    lines = cli("info", robot).stdout.splitlines()
+    assert "format        LeRobot v2.1" in lines
+    wrist = next(line.split() for line in lines if line.startswith("wrist"))
+    assert wrist == [
+        "wrist",
+        "video",
+        "96×64",
+        "photographs",
+        "on",
+        "the",
+        "gripper",
+        "by",
+        "default",
+    ]
+    assert json.loads(cli("info", photos, "--json").stdout)["format"] == "photos"
+    (home / "nothing").mkdir()
+    assert "is empty" in cli("info", "nothing").stderr
 
 
 def test_doctor_finds_this_machine_usable(cli: Cli) -> None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from splat_assets.datasets.options import SourceOptions
 from splat_assets.errors import SourceError
+from splat_assets.sources.describe import describe_folder
 from splat_assets.sources.lerobot.choice import motion_rank
 from splat_assets_tests.hub_standin import HubStandIn
 from splat_assets_tests.lerobot import (
@@ -305,3 +306,23 @@ def test_wishes_in_short() -> None:
     for bad in ("x", "3-", "1--2", -1):
         with pytest.raises(ValidationError):
             SourceOptions(episodes=bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_cameras_to_choose_from_are_described(version: str, v21: Path, v30: Path) -> None:
+    found = describe_folder({"v2.1": v21, "v3.0": v30}[version])
+    assert found["format"] == f"LeRobot {version}" and found["num_episodes"] == 3
+    shown = [(c["camera"], c["holds"], c["mount"], c["taken"]) for c in found["cameras"]]
+    assert shown == [
+        ("top", "photographs", "fixed", False),
+        ("wrist", "photographs", "on the gripper", True),
+        ("depth", "depth", "", False),
+    ]
+    assert {(c["kind"], c["width"], c["height"]) for c in found["cameras"]} == {("video", 96, 64)}
+
+
+def test_cameras_are_described_where_their_videos_are_missing(copy: Path) -> None:
+    shutil.rmtree(copy / "videos")
+    found = describe_folder(copy)
+    assert len(found["cameras"]) == 3 and not any(c["taken"] for c in found["cameras"])
+    assert "has no file videos/" in found["problem"]
