@@ -1,10 +1,16 @@
-"""k-means on vectors: seeded, weighted, on the CPU, with distances as one matrix product."""
+"""k-means on vectors: seeded, weighted, on the CPU, with distances as one matrix product.
+
+Clusterings grow by adding centres where most error is (Linde, Buzo and Gray, 1980), so that every
+size on the way is one that can be used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 
 import numpy as np
@@ -12,9 +18,78 @@ import numpy as np
 from splat_assets.compute import available_threads
 
 _BLOCK_BYTES = 4 << 20  # of a distance block: stays near the cache
-_EXACT_WORK = 3e8  # point-centre pairs up to which every centre is tried
+_BLOCK_ROWS = 1 << 14
+_EXACT_WORK = 5e7  # point-centre pairs up to which every centre is tried
 _SEARCHED = 0.15  # share of the centres that is tried otherwise
 _BATCHES = 4  # in which new entries are drawn
+_SAMPLE = 24_000  # vectors from which centres are learned
+_ROUNDS = 2  # of Lloyd's after each growth
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Centres that are the weighted means of the points that are nearest to them."""
+
+    centers: np.ndarray  # [K, D] float32
+    labels: np.ndarray  # [N] int64
+    usage: np.ndarray  # [K] float64, sum of the weights
+    error: float  # Σ weight · squared distance
+
+    @cached_property
+    def along(self) -> np.ndarray:
+        """[K] the coordinate of each centre along the first principal axis."""
+        centered = self.centers.astype(np.float64) - self.centers.mean(axis=0)
+        with _one_blas_thread():
+            axis = np.linalg.eigh(centered.T @ centered)[1][:, -1]
+            axis = axis if axis[np.abs(axis).argmax()] > 0 else -axis  # the sign is arbitrary
+            return centered @ axis
+
+
+class Clusterings:
+    """Clusterings of one set of points in ascending sizes, each found when first asked for."""
+
+    def __init__(
+        self, points: np.ndarray, mass: np.ndarray, sizes: Sequence[int], seed: int
+    ) -> None:
+        """Of `points` [N, D] float32, distinct, with weights `mass` [N], one of them not 0."""
+        self.sizes = tuple(sizes)
+        self._points, self._mass = points, mass
+        self._known: list[Clustering] = []
+        self._rng = np.random.default_rng(seed)
+        self._learned, self._weights = points, mass / mass.sum()
+        if len(points) > _SAMPLE and max(sizes, default=0) <= _SAMPLE // 2:
+            p = _flattened(self._weights)
+            chosen = np.sort(self._rng.choice(len(points), _SAMPLE, replace=False, p=p))
+            self._learned, self._weights = points[chosen], self._weights[chosen]
+        self._centers = points[:0]
+        self._errors = np.zeros(0)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Clustering:
+        while len(self._known) <= index:
+            self._known.append(self._grown(self.sizes[len(self._known)]))
+        return self._known[index]
+
+    def _grown(self, size: int) -> Clustering:
+        points, weights = self._learned, self._weights
+        if not len(self._centers):
+            start = min(len(points), max(min(64, size), size // 4))
+            seeds = self._rng.choice(len(points), start, replace=False, p=_flattened(weights))
+            self._centers, labels, self._errors = lloyd(points, weights, points[seeds], _ROUNDS)
+        if len(self._centers) < size:
+            centers = grow(points, weights, self._centers, self._errors, size, self._rng)
+            self._centers, labels, self._errors = lloyd(points, weights, centers, _ROUNDS)
+        if points is not self._points:
+            labels, _ = nearest(self._points, self._centers)
+        centers = weighted_means(self._points, self._mass, labels, self._centers)
+        error = 0.0
+        for first in range(0, len(labels), _BLOCK_ROWS):
+            rows = slice(first, first + _BLOCK_ROWS)
+            off = self._points[rows] - centers[labels[rows]]
+            error += float(self._mass[rows] @ np.einsum("nd,nd->n", off, off))
+        return Clustering(centers, labels, np.bincount(labels, self._mass, len(centers)), error)
 
 
 def nearest(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +111,7 @@ def _nearest_by_cells(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
     coarse = centers[np.linspace(0, len(centers) - 1, count).astype(int)]
     for _ in range(3):
         owner = _nearest_of(centers, coarse)
-        coarse = _means(centers, np.ones(len(centers)), owner, coarse)
+        coarse = weighted_means(centers, np.ones(len(centers)), owner, coarse)
     owner = _nearest_of(centers, coarse)
     cell = _nearest_of(points, coarse)
     by_cell = np.argsort(cell, kind="stable")
@@ -103,9 +178,10 @@ def lloyd(
     points: np.ndarray, mass: np.ndarray, centers: np.ndarray, rounds: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Some rounds of weighted k-means; a cluster left empty moves to the worst point."""
+    centers = centers.copy()
     labels, errors = nearest(points, centers)
     for _ in range(rounds):
-        centers = _means(points, mass, labels, centers)
+        centers = weighted_means(points, mass, labels, centers)
         empty = np.flatnonzero(np.bincount(labels, minlength=len(centers)) == 0)
         if len(empty):
             worst = np.argsort(-(mass * errors), kind="stable")[: len(empty)]
@@ -114,7 +190,7 @@ def lloyd(
     return centers, labels, errors
 
 
-def _means(
+def weighted_means(
     points: np.ndarray, mass: np.ndarray, labels: np.ndarray, centers: np.ndarray
 ) -> np.ndarray:
     """Weighted mean of each cluster, the old centre where a cluster has no weight."""

@@ -15,7 +15,9 @@ from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.splat_model import View
 
 MAX_STEPS = 150
+LEAST_STEPS = 10
 _WORK = 2.5e6  # Gaussians times steps
+MOST_TUNED = int(_WORK / LEAST_STEPS)  # Gaussians
 _SIDE = 256  # pixels
 _RATES = {"sh0": 0.01, "opacities": 0.02}
 _DECAY = 0.1  # of the rates, by the last step
@@ -43,7 +45,7 @@ def finetune(
     from splat_assets.rendering.cpu.draw import Frame, Gradients, draw, draw_backward
 
     steps = int(min(MAX_STEPS, _WORK // max(len(stored), 1)))
-    if steps < 10 or not views:
+    if steps < LEAST_STEPS or not views:
         return None
     chosen = [shrunk(view, _SIDE) for view in views]
     behind = np.asarray(background, np.float32)

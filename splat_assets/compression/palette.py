@@ -1,32 +1,43 @@
 """The palette of view-dependent colour: spherical-harmonic vectors shared between Gaussians.
 
-k-means weighted by what errors cost in the picture, grown by adding entries where most error is
-(Linde, Buzo and Gray, 1980), so that every size on the way is a candidate; beside them the palette
-in which (nearly) every vector is an entry of its own, and no palette at all. The one is taken whose
-bytes and error, at the price of a bit, cost least.
+Candidates are clusterings of every size (weighted by what errors cost in the picture), the palette
+in which (nearly) every vector is an entry of its own, and no palette at all, each stored as finely
+as pays. The one is taken whose bytes and error, at the price of a bit, cost least.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
-from splat_assets.compression.clusters import grow, lloyd, nearest
+from splat_assets.compression.clusters import Clustering, Clusterings, nearest, weighted_means
 from splat_assets.compression.quantize import LEVELS, Codebook, fit_codebook
+from splat_assets.progress import Progress, silent
 
 MAX_ENTRIES = 65536
-_SAMPLE = 24_000  # vectors from which entries are learned
-_ROUNDS = 3  # Lloyd rounds after each growth
 _FIRST = 256  # Gaussians an entry of the smallest candidate
 _TRIALS = 2e9  # vector-entry pairs up to which larger palettes are tried
+_LEARNED = 24_000  # vectors that the work of one clustering counts at most
+_UNSURE = 1.4  # times what a palette of all vectors is foretold to cost
 _TIERS = (1, 2)  # of precision in a palette
 _LEAST_TIER = 512  # entries
 _FINE_ENOUGH = 2.0  # bits' price a number: of twice that error, a finer codebook may pay
 
 Pictures = tuple[bytes, bytes]  # of entries and of labels
+
+
+class Draw(Protocol):
+    """Encodes codes [K, D] and labels [N]; it may number entries anew. As a trial it is quick, and
+    a little larger."""
+
+    def __call__(
+        self, codes: np.ndarray, labels: np.ndarray, *, trial: bool = False
+    ) -> Pictures: ...
 
 
 @dataclass(frozen=True)
@@ -45,146 +56,156 @@ class Palette:
         return sum(len(picture) for picture in self.pictures)
 
 
-def choose_palette(
-    points: np.ndarray,
-    worth: np.ndarray,
-    *,
-    bit_price: float,
-    draw: Callable[[np.ndarray, np.ndarray], Pictures],
-    size: int | None = None,
-    seed: int = 0,
-    report: Callable[[float], None] = lambda fraction: None,
-) -> Palette | None:
-    """The palette of `points` [N, D] float32 that costs least, or None where none costs less.
-
-    Args:
-        worth: [N] positive, error of the picture per squared distance.
-        bit_price: error of the picture that is worth one bit; 0 keeps all vectors as they are, as
-            far as the format can.
-        draw: encodes codes [K, D] and labels [N]; it may number entries anew.
-        size: number of entries instead of the best.
-        seed: of everything random; equal input gives an equal palette.
-        report: called with the fraction done.
-    """
-    unique, inverse = np.unique(points, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    mass = np.bincount(inverse, worth, len(unique))
-    search = _Search(unique, inverse, mass, bit_price, draw)
-    if size is not None:
-        if len(unique) <= size:
-            return search.own()
-        return next(search.shared([min(size, MAX_ENTRIES)], seed))
-    nothing = float(mass @ np.einsum("nd,nd->n", unique, unique, dtype=np.float64))
-    own = search.own()
-    report(0.2)
-    best, cost = own, search.cost(own)
-    if bit_price > 0 and len(unique) > 64:
-        sizes = _sizes(len(points), len(unique))
-        for tried, shared in enumerate(search.shared(sizes, seed, cost), start=1):
-            if search.cost(shared) < cost:
-                best, cost = shared, search.cost(shared)
-            report(0.2 + 0.8 * tried / len(sizes))
-    return None if nothing <= cost else best
-
-
-def _sizes(count: int, distinct: int) -> list[int]:
-    """Candidates, each twice the one before."""
-    sizes = []
-    size = _round_up(count / _FIRST)
-    while size <= min(MAX_ENTRIES, distinct // 2) and size * min(distinct, _SAMPLE) <= _TRIALS:
-        sizes.append(size)
-        size *= 2
-    return sizes
-
-
-class _Search:
-    """Candidates for one set of distinct vectors."""
+class PaletteSearch:
+    """The palettes of one set of vectors, at any price of a bit; what is the same at every price is
+    found once."""
 
     def __init__(
         self,
-        unique: np.ndarray,
-        inverse: np.ndarray,
-        mass: np.ndarray,
-        bit_price: float,
-        draw: Callable[[np.ndarray, np.ndarray], Pictures],
+        points: np.ndarray,
+        worth: np.ndarray,
+        draw: Draw,
+        *,
+        size: int | None = None,
+        seed: int = 0,
     ) -> None:
-        self._unique, self._inverse, self._mass = unique, inverse, mass
-        self._price, self._draw = bit_price, draw
+        """Of `points` [N, D] float32.
 
-    def cost(self, palette: Palette) -> float:
-        return palette.error + self._price * 8 * palette.num_bytes
+        Args:
+            worth: [N] positive, error of the picture per squared distance.
+            size: number of entries instead of the best.
+            seed: of everything random; equal input gives an equal palette.
+        """
+        self._unique, self._inverse = _distinct(points + np.float32(0))  # no -0
+        self._mass = np.bincount(self._inverse, worth, len(self._unique))
+        self._draw, self._size = draw, size
+        sizes = _sizes(len(points), len(self._unique)) if size is None else [min(size, MAX_ENTRIES)]
+        self._clusterings = Clusterings(self._unique, self._mass, sizes, seed)
+        self._nothing = float(
+            self._mass @ np.einsum("nd,nd->n", self._unique, self._unique, dtype=np.float64)
+        )
+        self._begin = 0  # at which of the sizes the search begins
 
-    def own(self) -> Palette:
+    def choose(self, bit_price: float, progress: Progress | None = None) -> Palette | None:
+        """The palette that costs least, or None where none costs less.
+
+        Args:
+            bit_price: error of the picture that is worth one bit; 0 keeps all vectors as they are,
+                as far as the format can.
+
+        Raises `Cancelled` when asked to stop.
+        """
+        progress = progress or silent()
+        if self._size is not None and len(self._unique) > self._size:
+            return self._finished(self._shared(0, bit_price))
+        best: Palette | None = None
+        own = 0.0
+        if bit_price > 0 and len(self._unique) > 64 and self._size is None:
+            own = self._own_foretold(bit_price)
+            for tried, shared in enumerate(self._ascending(bit_price, _UNSURE * own), 1):
+                best = min(best or shared, shared, key=lambda palette: _cost(palette, bit_price))
+                progress.update(tried / len(self._clusterings), "Building the palette")
+        if best is None or own / _UNSURE < _cost(best, bit_price):
+            whole = self._own(bit_price)
+            best = min(best or whole, whole, key=lambda palette: _cost(palette, bit_price))
+        best = self._finished(best)
+        worthless = self._size is None and self._nothing <= _cost(best, bit_price)
+        return None if worthless else best
+
+    def _finished(self, palette: Palette) -> Palette:
+        return replace(palette, pictures=self._draw(palette.codes, palette.labels))
+
+    def _own(self, price: float) -> Palette:
+        return replace(self._quantized(self._each, price), kind="own")
+
+    def _own_foretold(self, price: float) -> float:
+        """About what `_own` will cost: as if every number were coded by how frequent it is."""
+        each = self._each
+        step = math.sqrt(6 * price / math.log(2) / each.usage.mean())
+        step = max(step, float(np.ptp(each.centers)) / (LEVELS - 2))
+        index = np.rint(each.centers / step).astype(np.int64)
+        share = np.bincount((index - index.min()).ravel()) / index.size
+        bits = -float(share @ np.log2(np.where(share > 0, share, 1))) * index.size
+        off = each.centers - step * index
+        error = each.error + float(each.usage @ np.einsum("kd,kd->k", off, off))
+        return error + price * bits
+
+    @cached_property
+    def _each(self) -> Clustering:
         """Every vector an entry; where there are too many, those that matter most."""
-        entries, labels = self._unique, np.arange(len(self._unique))
+        entries, labels, error = self._unique, np.arange(len(self._unique)), 0.0
         if len(entries) > MAX_ENTRIES:
             kept = np.sort(np.argsort(-self._mass, kind="stable")[:MAX_ENTRIES])
             entries = entries[kept]
             labels, _ = nearest(self._unique, entries)
-        return replace(self._quantized(entries, labels), kind="own")
+            entries = weighted_means(self._unique, self._mass, labels, entries)
+            error = float(self._mass @ ((self._unique - entries[labels]) ** 2).sum(axis=1))
+        usage = np.bincount(labels, self._mass, len(entries))
+        return Clustering(entries, labels, usage, error)
 
-    def shared(self, sizes: list[int], seed: int, ceiling: float = math.inf) -> Iterator[Palette]:
-        """Palettes of these sizes, ascending, until they get dearer or will not undercut
-        `ceiling`."""
-        rng = np.random.default_rng(seed)
-        points, mass = self._unique, self._mass / self._mass.sum()
-        if len(points) > _SAMPLE and max(sizes, default=0) <= _SAMPLE // 2:
-            chosen = np.sort(rng.choice(len(points), _SAMPLE, replace=False, p=_flattened(mass)))
-            points, mass = points[chosen], mass[chosen]
-        centers = points[:0]
-        errors = np.einsum("nd,nd->n", points, points, dtype=np.float64)
-        before, worst = math.inf, math.inf
-        for size in sizes:
-            if not len(centers):
-                start = max(min(64, size), size // 4)
-                first = rng.choice(len(points), start, replace=False, p=_flattened(mass))
-                centers, _, errors = lloyd(points, mass, points[first].copy(), _ROUNDS)
-            if len(centers) < size:
-                centers = grow(points, mass, centers, errors, size, rng)
-                centers, _, errors = lloyd(points, mass, centers, _ROUNDS)
-            labels, _ = nearest(self._unique, centers)
-            palette = self._quantized(centers, labels)
-            yield palette
-            cost = self.cost(palette)
-            if cost > before:
+    def _shared(self, index: int, price: float) -> Palette:
+        return self._quantized(self._clusterings[index], price)
+
+    def _ascending(self, price: float, ceiling: float) -> Iterator[Palette]:
+        """From where the last search ended, down while that is cheaper, or else up until they get
+        dearer or will not undercut `ceiling`."""
+        if not len(self._clusterings):
+            return
+        index = min(self._begin, len(self._clusterings) - 1)
+        first = last = self._shared(index, price)
+        yield last
+        least = _cost(last, price)
+        for smaller in range(index - 1, -1, -1):
+            last = self._shared(smaller, price)
+            yield last
+            if _cost(last, price) >= least:
+                break
+            least, self._begin = _cost(last, price), smaller
+        if _cost(first, price) > least:
+            return
+        last, before = first, None
+        for larger in range(index + 1, len(self._clusterings)):
+            before, last = last, self._shared(larger, price)
+            yield last
+            if _cost(last, price) > _cost(before, price):
                 return
-            if before < math.inf and self._price > 0:
-                # what the largest would cost if errors went on shrinking as they just did
-                doublings = math.log2(max(2.0, len(self._unique) / 2 / size))
-                rest = palette.error * (palette.error / worst) ** doublings
-                if rest > ceiling:
-                    return
-            before, worst = cost, palette.error
+            self._begin = larger
+            # what the largest would cost if errors went on shrinking as they just did
+            doublings = math.log2(max(2.0, len(self._unique) / 2 / self._clusterings.sizes[larger]))
+            shrinking = last.error / max(before.error, 1e-300)
+            if last.error * shrinking**doublings > ceiling:
+                return
 
-    def _quantized(self, entries: np.ndarray, labels: np.ndarray) -> Palette:
+    def _quantized(self, clustering: Clustering, price: float) -> Palette:
         """The cheapest of: one precision for all entries; a finer one for those that matter most;
         and, where even steps cannot be fine enough, the finest of them beside other codebooks."""
-        if self._price <= 0:
-            return self._in_tiers(entries, labels, 1)
+        if price <= 0:
+            return self._in_tiers(clustering, price, 1)
+        entries = clustering.centers
         finest = float(np.ptp(entries)) / (LEVELS - 2)
         candidates = [
-            self._in_tiers(entries, labels, tiers, finest)
+            self._in_tiers(clustering, price, tiers, finest)
             for tiers in _TIERS
             if tiers == 1 or len(entries) >= _LEAST_TIER
         ]
-        if candidates[0].error > _FINE_ENOUGH * self._price * entries.size:
-            candidates.append(self._in_tiers(entries, labels, 1))
-        return min(candidates, key=self.cost)
+        if candidates[0].error - clustering.error > _FINE_ENOUGH * price * entries.size:
+            candidates.append(self._in_tiers(clustering, price, 1))
+        return min(candidates, key=lambda palette: _cost(palette, price))
 
     def _in_tiers(
-        self, entries: np.ndarray, labels: np.ndarray, tiers: int, finest: float = 0.0
+        self, clustering: Clustering, price: float, tiers: int, finest: float = 0.0
     ) -> Palette:
-        usage = np.bincount(labels, self._mass, len(entries))
-        used = usage > 0
+        used = clustering.usage > 0
         rank = np.cumsum(used) - 1
-        entries, usage, labels = entries[used], usage[used], rank[labels]
+        entries, usage = clustering.centers[used], clustering.usage[used]
+        labels = rank[clustering.labels]
         tier = _tiers(usage, tiers)
         present = np.unique(tier)  # of few entries, a tier may be empty
         steps = np.zeros(tiers)
-        if self._price > 0:
+        if price > 0:
             for t in present:
                 worth = usage[tier == t].mean()
-                steps[t] = max(math.sqrt(6 * self._price / math.log(2) / worth), finest)
+                steps[t] = max(math.sqrt(6 * price / math.log(2) / worth), finest)
         book = fit_codebook(entries, usage[:, None], float(steps[present].min()))
         codes = book.encode(entries)
         if book.step > 0:
@@ -192,22 +213,51 @@ class _Search:
                 stride = int(steps[t] / book.step + 0.01)
                 if stride > 1:
                     codes[tier == t] = book.encode_coarsely(entries[tier == t], stride)
+        # entries are the means of what they serve, so that errors of rounding only add
+        off = book.decode(codes) - entries
+        error = clustering.error + float(usage @ np.einsum("kd,kd->k", off, off, dtype=np.float64))
         # entries that have become equal are one; the dear tier comes first, each along its axis
-        order = np.lexsort((_principal(entries), -tier))
+        order = np.lexsort((clustering.along[used], -tier))
         codes, place = codes[order], np.argsort(order, kind="stable")
-        codes, names = _merged(codes)
-        labels = names[place[labels]]
-        distance = ((book.decode(codes)[labels] - self._unique) ** 2).sum(axis=1)
-        pictures = self._draw(codes, labels[self._inverse])
-        error = float(self._mass @ distance)
-        return Palette(codes, labels[self._inverse], book, error, pictures, "shared")
+        codes, names = _distinct(codes)
+        labels = names[place[labels]][self._inverse]
+        pictures = self._draw(codes, labels, trial=True)
+        return Palette(codes, labels, book, error, pictures, "shared")
 
 
-def _merged(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Equal rows once, in the order of the first of each; and the new number of each row."""
-    _, first, inverse = np.unique(codes, axis=0, return_index=True, return_inverse=True)
+def choose_palette(
+    points: np.ndarray,
+    worth: np.ndarray,
+    *,
+    bit_price: float,
+    draw: Draw,
+    size: int | None = None,
+    seed: int = 0,
+) -> Palette | None:
+    """For one price; arguments as for `PaletteSearch`."""
+    return PaletteSearch(points, worth, draw, size=size, seed=seed).choose(bit_price)
+
+
+def _cost(palette: Palette, price: float) -> float:
+    return palette.error + price * 8 * palette.num_bytes
+
+
+def _sizes(count: int, distinct: int) -> list[int]:
+    """Candidates, each twice the one before."""
+    sizes = []
+    size = _round_up(count / _FIRST)
+    while size <= min(MAX_ENTRIES, distinct // 2) and size * min(distinct, _LEARNED) <= _TRIALS:
+        sizes.append(size)
+        size *= 2
+    return sizes
+
+
+def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different rows [U, D] in the order of the first of each, and which each is [N]."""
+    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))
+    _, first, inverse = np.unique(whole.reshape(-1), return_index=True, return_inverse=True)
     by_place = np.argsort(first, kind="stable")
-    return codes[first[by_place]], np.argsort(by_place, kind="stable")[inverse.reshape(-1)]
+    return rows[first[by_place]], np.argsort(by_place, kind="stable")[inverse.reshape(-1)]
 
 
 def _tiers(usage: np.ndarray, count: int) -> np.ndarray:
@@ -215,22 +265,6 @@ def _tiers(usage: np.ndarray, count: int) -> np.ndarray:
     rank = np.empty(len(usage), np.int64)
     rank[np.argsort(usage, kind="stable")] = np.arange(len(usage))
     return rank * count // len(usage)
-
-
-def _principal(vectors: np.ndarray) -> np.ndarray:
-    """[K] the coordinate along the first principal axis."""
-    centered = vectors.astype(np.float64) - vectors.mean(axis=0)
-    axis = np.linalg.eigh(centered.T @ centered)[1][:, -1]
-    axis = axis if axis[np.abs(axis).argmax()] > 0 else -axis  # the sign is arbitrary: fix it
-    return centered @ axis
-
-
-def _flattened(weights: np.ndarray) -> np.ndarray:
-    """Probabilities from weights, none of them zero."""
-    if not weights.any():
-        return np.full(len(weights), 1 / len(weights))
-    p = 0.9 * weights / weights.sum() + 0.1 / len(weights)
-    return p / p.sum()
 
 
 def _round_up(size: float) -> int:

@@ -165,8 +165,8 @@ def measure_sensitivity(
         viewmat, K = np.asarray(view.viewmat, np.float64), np.asarray(view.K, np.float64)
         image = np.empty(view.height * view.width * 3, np.float32)
         alphas = np.empty(view.height * view.width, np.float32)
+        drawn = draw(splats, viewmat, K, behind, frame, image, alphas, save=True)
         for _ in range(probes):
-            drawn = draw(splats, viewmat, K, behind, frame, image, alphas, save=True)
             signs = rng.integers(0, 2, image.shape).astype(np.float32) * 2 - 1
             signs[(image < 0) | (image > 1)] = 0  # what is clipped does not change
             into = Gradients.empty(splats, 1)

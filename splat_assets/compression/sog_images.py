@@ -14,6 +14,11 @@ from splat_assets.compression.fallback import first_that_works
 
 PALETTE_COLUMNS = 64  # palette entries per image row, fixed by the format
 Note = Callable[[str], object]
+# quality and method: no effort is the best for all pictures, so small ones are tried with several
+_QUICK = ((75, 1),)
+_EFFORTS = ((75, 1), (75, 4), (75, 6))
+_LARGE = 3 << 20  # numbers of a picture
+_MANY = 4  # Gaussians an entry, below which entries are probably best in the order of their use
 
 
 def image_size(count: int) -> tuple[int, int]:
@@ -22,19 +27,26 @@ def image_size(count: int) -> tuple[int, int]:
     return 4 * math.ceil(count / width / 4), width
 
 
-def encode_image(texels: np.ndarray, size: tuple[int, int], note: Note) -> bytes:
+def encode_image(
+    texels: np.ndarray, size: tuple[int, int], note: Note, *, trial: bool = False
+) -> bytes:
     """[N, 3 or 4] uint8 in row order; what is left of the image repeats the last.
 
-    `note` is told when the encoder had to be used in a plainer way.
+    `note` is told when the encoder had to be used in a plainer way. A trial is quick.
     """
     height, width = size
     pixels = np.empty((height * width, texels.shape[1]), np.uint8)
     pixels[: len(texels)], pixels[len(texels) :] = texels, texels[-1]
-    return _encode_webp(pixels.reshape(height, width, -1), note)
+    return _encode_webp(pixels.reshape(height, width, -1), note, trial)
 
 
 def encode_palette(
-    codes: np.ndarray, labels: np.ndarray, size: tuple[int, int], note: Note
+    codes: np.ndarray,
+    labels: np.ndarray,
+    size: tuple[int, int],
+    note: Note,
+    *,
+    trial: bool = False,
 ) -> tuple[bytes, bytes]:
     """The pictures of entries and of labels.
 
@@ -48,32 +60,40 @@ def encode_palette(
     entries = codes.reshape(len(codes), -1, 3)
     first = np.full(len(entries), len(labels), np.int64)
     np.minimum.at(first, labels, np.arange(len(labels)))
+    orders: list[np.ndarray] = [np.arange(len(entries)), np.argsort(first, kind="stable")]
+    if trial:
+        orders = orders[len(entries) * _MANY > len(labels) :][:1]
     candidates = []
-    for order in (np.arange(len(entries)), np.argsort(first, kind="stable")):
+    for order in orders:
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         renamed = rank[labels]
         texels = np.zeros((len(labels), 3), np.uint8)
         texels[:, 0], texels[:, 1] = renamed & 255, renamed >> 8
-        candidates.append((_encode_entries(entries[order], note), encode_image(texels, size, note)))
+        pair = (
+            _encode_entries(entries[order], note, trial),
+            encode_image(texels, size, note, trial=trial),
+        )
+        candidates.append(pair)
     return min(candidates, key=lambda pair: len(pair[0]) + len(pair[1]))
 
 
-def _encode_entries(codes: np.ndarray, note: Note) -> bytes:
+def _encode_entries(codes: np.ndarray, note: Note, trial: bool) -> bytes:
     """64 entries a row, the coefficients of one beside each other, RGB in the channels."""
     count, coefficients, _ = codes.shape
     height = -(-count // PALETTE_COLUMNS)
     rows = np.empty((height * PALETTE_COLUMNS, coefficients, 3), np.uint8)
     rows[:count], rows[count:] = codes, codes[-1]
-    return _encode_webp(rows.reshape(height, PALETTE_COLUMNS * coefficients, 3), note)
+    return _encode_webp(rows.reshape(height, PALETTE_COLUMNS * coefficients, 3), note, trial)
 
 
-def _encode_webp(pixels: np.ndarray, note: Note) -> bytes:
+def _encode_webp(pixels: np.ndarray, note: Note, trial: bool) -> bytes:
     image = Image.fromarray(pixels)
+    efforts = _QUICK if trial or pixels.size > _LARGE else _EFFORTS
     return first_that_works(
         "Encoding a picture tightly",
         (
-            ("", lambda: webp_bytes(image, quality=75, method=4)),
+            ("", lambda: min((webp_bytes(image, *effort) for effort in efforts), key=len)),
             ("it is plain lossless WebP, a little larger", lambda: webp_bytes(image)),
         ),
         note,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import math
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import numpy as np
 from splat_assets import __version__
 from splat_assets.artifacts.manifest import write_bytes_atomic
 from splat_assets.compression.fallback import Notes, first_that_works
-from splat_assets.compression.palette import Palette, choose_palette
+from splat_assets.compression.palette import Palette, PaletteSearch
 from splat_assets.compression.plain import plain_codebook, plain_palette
 from splat_assets.compression.precision import Precision
 from splat_assets.compression.quantize import (
@@ -45,7 +44,6 @@ META = "meta.json"
 # scales beyond these (natural log) are invisible or infinite for any renderer
 _SCALE_RANGE = (-20.0, 20.0)
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-_SAME_PRICE = 0.35  # difference of ln prices below which a palette serves again
 _LEAST_IMPORTANCE = 1 / 16  # of the mean
 
 
@@ -154,6 +152,7 @@ class SogEncoder:
             turns.insert(0, ("", lambda: canonical_rotations(self._gaussians.quats, scales)))
         quats, self._scales = first_that_works("Reducing the rotations", turns, self._notes)
         self._quats = quats.astype(np.float64)
+        self._search: PaletteSearch | None = None
         self._palette: tuple[float, Palette | None] | None = None
 
     def encode(self, precision: Precision, progress: Progress | None = None) -> EncodedSog:
@@ -221,43 +220,42 @@ class SogEncoder:
         return other
 
     def palette(self, precision: Precision, progress: Progress | None = None) -> Palette | None:
-        """The palette of SH coefficients at this price of a bit: the last one again where the
-        price has hardly changed. None where there are no coefficients, or none worth their bytes.
+        """The palette of SH coefficients at this price of a bit; None where there are no
+        coefficients, or none worth their bytes.
         """
         kept, progress = self._gaussians, progress or silent()
         if not kept.sh_degree:
             return None
         price = precision.bit_price
-        if self._palette is not None:
-            known, palette = self._palette
-            if known == price or (known > 0 and abs(math.log(price / known)) < _SAME_PRICE):
-                return palette
-        progress.update(0.0, "Building the palette of view-dependent colour")
+        if self._palette is not None and self._palette[0] == price:
+            return self._palette[1]
         size = image_size(len(kept))
-        points = np.ascontiguousarray(kept.shN.reshape(len(kept), -1))
-        worth, entries = self._worth(precision), self._options.palette_size
 
-        def draw(codes: np.ndarray, labels: np.ndarray) -> tuple[bytes, bytes]:
-            return encode_palette(codes, labels, size, self._notes)
+        def draw(
+            codes: np.ndarray, labels: np.ndarray, *, trial: bool = False
+        ) -> tuple[bytes, bytes]:
+            return encode_palette(codes, labels, size, self._notes, trial=trial)
 
         def search() -> Palette | None:
-            return choose_palette(
-                points,
-                worth,
-                bit_price=price,
-                draw=draw,
-                size=entries,
-                seed=self._options.seed,
-                report=lambda fraction: progress.update(fraction, "Building the palette"),
-            )
+            worth = self._worth(precision)
+            if self._search is None:
+                entries, seed = self._options.palette_size, self._options.seed
+                self._search = PaletteSearch(points, worth, draw, size=entries, seed=seed)
+            return self._search.choose(price, progress)
 
+        points = np.ascontiguousarray(kept.shN.reshape(len(kept), -1))
         palette = first_that_works(
             "The search for a palette of view-dependent colour",
             (
                 ("", search),
                 (
                     "a plain one was written",
-                    lambda: plain_palette(points, worth, draw=draw, size=entries),
+                    lambda: plain_palette(
+                        points,
+                        self._worth(precision),
+                        draw=draw,
+                        size=self._options.palette_size,
+                    ),
                 ),
                 ("view-dependent colour was left out", lambda: None),
             ),

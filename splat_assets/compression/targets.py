@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from splat_assets.compression.fallback import Notes, first_that_works
-from splat_assets.compression.finetune import finetune
+from splat_assets.compression.finetune import MOST_TUNED, finetune
 from splat_assets.compression.precision import Precision, Sensitivity, measure_sensitivity
 from splat_assets.compression.pruning import prune
 from splat_assets.compression.sog_reader import decode_members
@@ -39,12 +39,17 @@ _ROUNDS = 6
 _CLOSE_DB = 0.15
 _LEAST_STEP_DB = 0.3
 _OFF_DB = 0.7  # from a preset's goal
+_TUNED_DB = 1.15  # that adjusting colours brings
 _LOOKED_AT = 300_000  # Gaussians up to which a preset's result is looked at
 _CLOSE_SIZE = 0.02
 _CHECK_WORK = 8e5  # Gaussians times views
 _CHECK_VIEWS, _CHECK_SIDE = 8, 400
 _BETWEEN = 24  # views between cameras, in which errors are weighed too
 _MOST_SH = 0.7  # of the error allowed, that the palette may leave
+_SH_FACTORS = (0.5, 20.0)
+_OF_FINEST = 1.6  # times the error of the finest storage that the whole is allowed at least
+_MOST_PRUNED, _PRUNINGS = 0.3, 3  # of the error allowed, that pruning may leave; tries
+_PRICES, _SAME_ERROR = 4, 0.1  # of a bit that are tried; difference of ln errors
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,8 @@ class _Aim:
         self._finetuned_any = False
         self._exact: list[np.ndarray] = []
         self._looks = len(kept) <= _LOOKED_AT
-        self._pruned = 0
+        self._pruned, self._pruned_error = 0, 0.0
+        self._sh_factor = 1.0
         self._sensitivity: Sensitivity | None = first_that_works(
             "Measuring what errors cost",
             (
@@ -158,7 +164,7 @@ class _Aim:
         keep = first_that_works(
             "Pruning",
             (
-                ("", lambda: prune(kept, sensitivity, self._goal)),
+                ("", lambda: self._few_enough(kept, sensitivity)),
                 ("all Gaussians are kept", lambda: np.ones(len(kept), bool)),
             ),
             self._notes,
@@ -167,22 +173,47 @@ class _Aim:
         self._sensitivity = sensitivity.select(keep)
         return kept.select(keep)
 
+    def _few_enough(self, kept: Gaussians, sensitivity: Sensitivity) -> np.ndarray:
+        """[N] bool, those to keep: fewer are left out where that is seen to cost too much."""
+        allowed = _MOST_PRUNED * 10 ** (-self._goal / 10)
+        share = 1.0
+        for _ in range(_PRUNINGS):
+            keep = prune(kept, sensitivity, self._goal, share)
+            if keep.all() or not self._looks:
+                return keep
+            self._pruned_error = self._mean_error(self._draw(kept.select(keep)), self._pictures)
+            if self._pruned_error <= allowed:
+                return keep
+            share *= 0.7 * allowed / self._pruned_error
+        self._pruned_error = 0.0
+        return np.ones(len(kept), bool)
+
     def once(self) -> TargetedSog:
         """At the goal of a preset; once more where a look at the result shows it clearly off."""
-        encoded, reached = self._try(self._goal, 0, check=self._looks)
-        aim = self._goal
-        if reached is not None and abs(reached - aim) > _OFF_DB:
-            aim = float(np.clip(2 * self._goal - reached, self._goal - 5, self._goal + 5))
-            encoded, reached = self._try(aim, _ROUNDS - 1)
-        return self._result(encoded, aim, reached)
+        # colours are adjusted once, at the end; what that brings is much the same everywhere
+        goal = self._goal - self._tuned_db
+        aim = goal
+        encoded = self._encoded(aim, 0)
+        reached = self._measured(encoded) if self._looks else None
+        if reached is not None and abs(reached - goal) > _OFF_DB:
+            aim = float(np.clip(2 * goal - reached, goal - 5, goal + 5))
+            encoded, reached = self._encoded(aim, _ROUNDS - 1), None
+        tuned = self._finetuned(encoded, _ROUNDS - 1)
+        if self._tuned_db and tuned is encoded:  # it failed: the rest has to be finer
+            self._cameras = ()
+            return self.once()
+        if self._looks and (tuned is not encoded or reached is None):
+            reached = self._measured(tuned)
+        return self._result(tuned, aim, reached)
 
     def fit_quality(self) -> TargetedSog:
         """The smallest found that has at least the goal, else the best."""
-        goal, aim = self._goal, self._goal
+        goal, aim = self._goal, self._goal - self._tuned_db
         best: tuple[float, int, EncodedSog] | None = None
         tried: list[tuple[float, float]] = []
         for index in range(_ROUNDS):
-            encoded, reached = self._try(aim, index)
+            encoded = self._finetuned(self._encoded(aim, index), index)
+            reached = self._measured(encoded)
             if reached is None:
                 return self._result(encoded, aim)
             size = len(bundle_bytes(encoded))
@@ -211,7 +242,7 @@ class _Aim:
         best: tuple[float, EncodedSog] | None = None
         smallest: tuple[int, float, EncodedSog] | None = None
         for index in range(_ROUNDS + 1):
-            encoded, _ = self._try(aim, index, check=False)
+            encoded = self._encoded(aim, index)
             size = len(bundle_bytes(encoded))
             if smallest is None or size < smallest[0]:
                 smallest = (size, aim, encoded)
@@ -231,29 +262,33 @@ class _Aim:
             assert smallest is not None
             self._notes(f"{most / 1e6:g} MB could not be reached; merge Gaussians first (convert)")
             best = smallest[1:]
-        return self._result(best[1], best[0])
+        tuned = self._finetuned(best[1], _ROUNDS)
+        fits = len(bundle_bytes(tuned)) <= max(most, len(bundle_bytes(best[1])))
+        return self._result(tuned if fits else best[1], best[0])
 
-    def _try(
-        self, aim: float, index: int, *, check: bool = True
-    ) -> tuple[EncodedSog, float | None]:
-        """Encoded for `aim` dB, and the dB it has, where that is looked at."""
-        share = 0.8 / (_ROUNDS + 1)
-        part = self._progress.span(0.2 + share * index, 0.2 + share * (index + 1))
+    @property
+    def _tuned_db(self) -> float:
+        return _TUNED_DB if self._cameras and len(self._encoder.gaussians) <= MOST_TUNED else 0.0
+
+    def _encoded(self, aim: float, index: int) -> EncodedSog:
+        """As it should have `aim` dB before colours are adjusted."""
         precision = first_that_works(
             "Choosing the precision",
             (("", lambda: self._precision(aim)), ("everything is stored finely", Precision)),
             self._notes,
         )
-        encoded = self._encoder.encode(precision, part.span(0.0, 0.5))
-        encoded = self._finetuned(encoded, precision, part.span(0.5, 1.0))
-        return encoded, self._measured(encoded) if check else None
+        return self._encoder.encode(precision, self._span(index, 0.0, 0.5))
 
-    def _finetuned(
-        self, encoded: EncodedSog, precision: Precision, progress: Progress
-    ) -> EncodedSog:
+    def _span(self, index: int, first: float, last: float) -> Progress:
+        """Of one round's part of the progress."""
+        share = 0.8 / (_ROUNDS + 1)
+        return self._progress.span(0.2 + share * (index + first), 0.2 + share * (index + last))
+
+    def _finetuned(self, encoded: EncodedSog, index: int) -> EncodedSog:
         """With colours and opacities adjusted to the rest, where there are cameras to judge by."""
         if not self._cameras:
             return encoded
+        progress = self._span(index, 0.5, 1.0)
 
         def adjust() -> EncodedSog | None:
             recolored = finetune(
@@ -266,7 +301,7 @@ class _Aim:
             )
             if recolored is None:
                 return None
-            return self._encoder.recolored(recolored).encode(precision)
+            return self._encoder.recolored(recolored).encode(encoded.precision)
 
         adjusted = first_that_works(
             "Adjusting colours",
@@ -285,23 +320,39 @@ class _Aim:
         if not self._original.sh_degree:
             return self._sensitivity.fitting(allowed)
         price = found.bit_price
-        for _ in range(3):
-            left = self._encoder.sh_error(replace(found, bit_price=price))
-            if left <= _MOST_SH * allowed:
+        allowed = max(allowed - self._pruned_error, (1 - _MOST_PRUNED) * allowed)
+        # finer palettes are wasted where the rest cannot be stored as finely
+        allowed = max(allowed, _OF_FINEST * self._sensitivity.error(Precision()))
+        for attempt in range(_PRICES):
+            stored = replace(found, bit_price=price)
+            if attempt == 0 and self._looks:
+                self._learn_sh_factor(stored)
+            left = self._sh_factor * self._encoder.sh_error(stored)
+            total = left + self._sensitivity.error(self._sensitivity.at(price))
+            if abs(math.log(total / allowed)) < _SAME_ERROR and left <= _MOST_SH * allowed:
                 break
-            price *= 0.6 * allowed / left
-        rest = max(allowed - left, (1 - _MOST_SH) * allowed)
-        fitted = self._sensitivity.fitting(rest)
-        return replace(fitted, bit_price=price)
+            price *= min(allowed / total, _MOST_SH * allowed / left if left else math.inf)
+        fitted = self._sensitivity.fitting(max(allowed - left, (1 - _MOST_SH) * allowed))
+        return replace(fitted, bit_price=stored.bit_price)
+
+    def _learn_sh_factor(self, precision: Precision) -> None:
+        """How much more than foretold a palette costs: Gaussians that share a pixel err alike."""
+        foretold = self._encoder.sh_error(precision)
+        palette = self._encoder.palette(precision)
+        gaussians = self._encoder.gaussians
+        shN = np.zeros_like(gaussians.shN)
+        if palette is not None:
+            shN = palette.book.decode(palette.codes)[palette.labels].reshape(shN.shape)
+        error = self._mean_error(self._draw(replace(gaussians, shN=shN)), self._draw(gaussians))
+        self._sh_factor = float(np.clip(error / max(foretold, 1e-30), *_SH_FACTORS))
 
     def _measured(self, encoded: EncodedSog) -> float | None:
         """PSNR of its pictures against the original's; None where they cannot be drawn."""
         from splat_assets.compression.quality import psnr
 
         def look() -> float:
-            if not self._exact:
-                self._exact = self._draw(self._original)
-            pairs = zip(self._draw(decode_members(encoded.files)), self._exact, strict=True)
+            drawn = self._draw(decode_members(encoded.files))
+            pairs = zip(drawn, self._pictures, strict=True)
             return float(np.mean([psnr(a, b) for a, b in pairs]))
 
         return first_that_works(
@@ -309,6 +360,17 @@ class _Aim:
             (("", look), ("its quality is as foretold, unchecked", lambda: None)),
             self._notes,
         )
+
+    @property
+    def _pictures(self) -> list[np.ndarray]:
+        """Of the original."""
+        if not self._exact:
+            self._exact = self._draw(self._original)
+        return self._exact
+
+    @staticmethod
+    def _mean_error(drawn: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
+        return float(np.mean([((a - b) ** 2).mean() for a, b in zip(drawn, wanted, strict=True)]))
 
     def _draw(self, gaussians: Gaussians) -> list[np.ndarray]:
         from splat_assets.rendering import render

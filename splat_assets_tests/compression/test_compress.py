@@ -101,7 +101,7 @@ def test_report_measures_the_loss(compressed: CompressedSplat, trained: SplatMod
         assert shown["psnr_vs_splat_db"] == pytest.approx(psnr(one, two), abs=0.05)
         assert shown["psnr_before_db"] == pytest.approx(34, abs=1)  # the noise of the photos
         lost.append(shown["psnr_before_db"] - shown["psnr_after_db"])
-    assert 44 < quality["psnr_vs_splat_db"] < 54  # the preset aims at 48
+    assert 43 < quality["psnr_vs_splat_db"] < 54  # the preset aims at 48
     assert 0.98 < quality["ssim_vs_splat"] <= 1
     assert compressed.summary["psnr_loss_db"] == pytest.approx(np.mean(lost), abs=1e-3)
     assert abs(compressed.summary["psnr_loss_db"]) < 1

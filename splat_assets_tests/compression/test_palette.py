@@ -23,7 +23,9 @@ def _choose(points, price, size=None, worth=None, seed=0) -> Palette | None:
         points,
         worth,
         bit_price=price,
-        draw=lambda codes, labels: encode_palette(codes, labels, image_size(len(labels)), print),
+        draw=lambda codes, labels, trial=False: encode_palette(
+            codes, labels, image_size(len(labels)), print, trial=trial
+        ),
         size=size,
         seed=seed,
     )

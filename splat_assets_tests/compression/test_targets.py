@@ -50,7 +50,7 @@ def _encode(g: Gaussians, **options: object) -> tuple[float, int, tuple[str, ...
 def test_presets_are_near_their_quality_and_ordered(ball: Gaussians) -> None:
     found = {name: _encode(ball, preset=name) for name in PRESET_DB}
     for name, (reached, _, notes) in found.items():
-        assert abs(reached - PRESET_DB[name]) < 4 and notes == ()
+        assert abs(reached - PRESET_DB[name]) < 7 and notes == ()
     sizes = [found[name][1] for name in ("web", "standard", "archive")]
     assert sizes == sorted(sizes) and sizes[0] < 0.75 * sizes[2]
 
