@@ -1,17 +1,19 @@
 """`splat-assets dev`: the web UI and the daemon, exactly one of each per instance.
 
-This process only watches: it holds the instance's lock, starts `dagster dev`, starts it again when
-one of its parts was killed, and takes all of it along when it ends itself, however that happens.
+This process only watches: it holds the instance's lock, starts `dagster dev`, starts it or its
+code server again when it was killed, and takes all of it along when it ends, however that happens.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,7 @@ DAEMON = ("dagster._daemon", "dagster-daemon")
 STOP_SEC = 60.0  # Dagster's own services get 60 s to end
 STEADY_SEC = 60.0  # services that lived this long were well
 MAX_QUICK_DEATHS = 3
+LOOK_SEC = 5.0  # between two looks for the code server
 
 
 def run_services(*, port: int = 3000, host: str = "127.0.0.1") -> None:
@@ -47,7 +50,7 @@ def run_services(*, port: int = 3000, host: str = "127.0.0.1") -> None:
     with _only_one(home):
         with open_instance() as instance:
             close_dead_runs(instance)
-        _watch(_command(home, port, host), home)
+        _watch(_command(home, port, host), home, f"http://{_reachable(host)}:{port}/graphql")
 
 
 def _command(home: Path, port: int, host: str) -> list[str]:
@@ -60,7 +63,11 @@ def _command(home: Path, port: int, host: str) -> list[str]:
     return [*command, "--port", str(port), "--host", host]
 
 
-def _watch(command: list[str], home: Path) -> None:
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+
+
+def _watch(command: list[str], home: Path, graphql: str) -> None:
     """Keep `dagster dev` alive until this process is told to stop."""
     stopping = False
     child: subprocess.Popen[bytes] | None = None
@@ -79,7 +86,7 @@ def _watch(command: list[str], home: Path) -> None:
             _end_orphans(home)
             began = time.monotonic()
             child = _start(command, home)
-            child.wait()
+            _attend(child, graphql)
             if stopping:
                 break
             quick_deaths = 0 if time.monotonic() - began > STEADY_SEC else quick_deaths + 1
@@ -97,6 +104,50 @@ def _watch(command: list[str], home: Path) -> None:
             child.kill()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _attend(services: subprocess.Popen[bytes], graphql: str) -> None:
+    """Wait until the services end; a code server that is killed meanwhile is started again.
+
+    `dagster dev` would go on without: no run could be launched or retried.
+    """
+    known: list[psutil.Process] = []
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            services.wait(LOOK_SEC)
+            return
+        if any(_is_alive(server) for server in known):
+            continue
+        found = _code_servers(services.pid)
+        if found or not known:  # one that was started anew, by the web UI; or none yet
+            known = found
+        else:
+            print("The code server was killed; starting it again.", file=sys.stderr)
+            _reload(graphql)  # where that fails, the next look tries again
+
+
+def _code_servers(dev: int) -> list[psutil.Process]:
+    """The processes below `dagster dev` that hold the project's code; runs are their children."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(dev).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if process.cmdline()[2:5] == ["dagster", "api", "grpc"] and _is_alive(process):
+                    found.append(process)
+    return found
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _reload(graphql: str) -> None:
+    body = json.dumps({"query": "mutation { reloadWorkspace { __typename } }"}).encode()
+    request = urllib.request.Request(graphql, body, {"Content-Type": "application/json"})
+    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=60) as answer:
+        answer.read()
 
 
 def _start(command: list[str], home: Path) -> subprocess.Popen[bytes]:

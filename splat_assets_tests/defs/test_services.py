@@ -199,6 +199,29 @@ def test_killed_daemon_comes_back_and_the_training_ends_well_or_is_repeated(
     assert len([p for p in dagster.processes(CHILD) if "trained_splat" in str(p.cmdline())]) == 0
 
 
+def test_killed_code_server_with_its_run_comes_back_and_the_run_is_retried(
+    dagster: Dagster,
+) -> None:
+    """As when the machine runs out of memory: nobody is left who saw the run worker die."""
+    prepare(dagster, "crash", "steps=50&step_sec=0.1", BEFORE_TRAINING)
+    add(dagster, "crash")
+    run_id = dagster.launch("reconstruct", "crash", assets=("trained_splat",))
+    reached = wait_for(lambda: checkpoint(dagster, "crash") >= 5 and 5, 90, "five steps")
+    child, step_process = trainer(dagster, "crash")
+    worker = psutil.Process(worker_pid(dagster, run_id))
+    (server,) = dagster.processes("dagster api grpc")
+    server.kill()
+    worker.kill()
+    wait_gone(child, step_process)
+    assert dagster.wait(run_id) == "FAILURE"
+    assert "the process of the run was killed" in failure_text(dagster, run_id)
+    retried = wait_for(lambda: dagster.runs(**{"dagster/root_run_id": run_id}), 60, "the retry")
+    assert dagster.wait(retried[0]["runId"], 90) == "SUCCESS"
+    done = store(dagster).current("crash", "trained_splat")
+    assert done is not None and done.summary["resumed_from_step"] >= reached
+    wait_for(lambda: run_id not in dagster.slot_holders("gpu"), 20, "the slot to be free")
+
+
 def trainer(dagster: Dagster, name: str) -> tuple[psutil.Process, psutil.Process]:
     """The child process that works on a dataset, and the step process that started it."""
     folder = store(dagster).folder(name, "trained_splat")
