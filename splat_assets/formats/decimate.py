@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from splat_assets.compute import available_threads
 from splat_assets.gaussians.gaussians import SH_C0, Gaussians
 from splat_assets.gaussians.transform import quat_to_matrix
 from splat_assets.progress import Progress, silent
@@ -44,11 +45,12 @@ def _cheapest_pairs(g: Gaussians, count: int) -> np.ndarray:
     n = len(g)
     means = g.means.astype(np.float64)
     k = min(_NEIGHBOURS + 1, n)
-    _, near = cKDTree(means).query(means, k=k)
+    _, near = cKDTree(means).query(means, k=k, workers=available_threads())
     first = np.repeat(np.arange(n), k)
     second = near.reshape(-1)
     low, high = np.minimum(first, second), np.maximum(first, second)
-    code = np.unique((low * n + high)[low < high])
+    code = np.sort((low * n + high)[low < high])
+    code = code[np.diff(code, prepend=-1) > 0]  # each once; numpy's own `unique` is slower
     low, high = code // n, code % n
     cost = _cost(g, low, high)
     order = np.argsort(cost, kind="stable")

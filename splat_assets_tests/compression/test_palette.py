@@ -118,3 +118,17 @@ def test_search_by_cells_is_nearly_exact() -> None:
     np.testing.assert_allclose(exact, distances.min(axis=1), rtol=1e-3, atol=1e-4)
     assert (best == labels).mean() > 0.9
     assert errors.mean() < 1.5 * exact.mean()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [None, 512])
+def test_a_tier_without_entries_leaves_no_nan(size: int | None) -> None:
+    """Where a single vector is worth anything, the entries that count are too few for two tiers."""
+    points, _ = _clustered(2000, 1500, 0.1)
+    worth = np.zeros(len(points))
+    worth[17] = 1.0
+    palette = _choose(points, 1e-6, size=size, worth=worth)
+    assert palette is not None and np.isfinite(palette.error)
+    assert np.isfinite(palette.book.values).all() and np.isfinite(palette.book.step)
+    assert palette.labels.shape == (2000,) and palette.labels.max() < len(palette.codes)
+    np.testing.assert_allclose(_shown(palette)[17], points[17], atol=0.05)
