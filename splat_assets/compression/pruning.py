@@ -1,4 +1,8 @@
-"""Leave Gaussians out whose contribution to the pictures is worth less than their bytes."""
+"""Leave Gaussians out whose contribution to the pictures is worth less than their bytes.
+
+Merging neighbours besides was measured and does not pay: 0.9 to 1.9 × the bytes at equal quality
+(`benchmarks.compression_merging`).
+"""
 
 from __future__ import annotations
 
