@@ -16,6 +16,7 @@ its PSNR" is the smallest file found that the table sees no worse than the refer
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,7 @@ def main() -> None:
         "--limit", type=float, default=600, help="seconds of wall time for the reference"
     )
     parser.add_argument("--keep", type=Path, help="folder for the reference's files, used again")
+    parser.add_argument("--rows", type=Path, help="folder for finished scenes, used again")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/compression.md"))
     arguments = parser.parse_args()
     sources = {Path(n).stem: arguments.data / "splats" / n for n in DATA_SPLATS}
@@ -118,7 +120,17 @@ def main() -> None:
         keep.mkdir(parents=True, exist_ok=True)
         results = {}
         for scene in scenes:
-            rows = compare(scene, arguments.reference, keep, Path(scratch), arguments.limit)
+            known = arguments.rows and arguments.rows / f"{scene.name}.json"
+            if known and known.exists():
+                rows = [
+                    Row(**{**row, "cost": Cost(**row["cost"])})
+                    for row in json.loads(known.read_text())
+                ]
+            else:
+                rows = compare(scene, arguments.reference, keep, Path(scratch), arguments.limit)
+            if known:
+                known.parent.mkdir(parents=True, exist_ok=True)
+                known.write_text(json.dumps([asdict(row) for row in rows]))
             results[scene.name] = (scene, rows)
             print("\n".join(table(scene, rows)), flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

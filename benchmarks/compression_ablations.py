@@ -103,7 +103,11 @@ def truncating() -> Iterator[None]:
         return np.floor(values)
 
     numpy = mock.Mock(wraps=np, rint=lower, spec=np)
-    with mock.patch.object(quantize, "np", numpy), mock.patch.object(sog_writer, "np", numpy):
+    with (
+        nearest(),
+        mock.patch.object(quantize, "np", numpy),
+        mock.patch.object(sog_writer, "np", numpy),
+    ):
         yield
 
 
@@ -138,7 +142,11 @@ def lloyd_codebooks() -> Iterator[None]:
 def fine_positions() -> Iterator[None]:
     """All 65536 levels."""
     whole = quantize.quantize_means
-    with mock.patch.object(sog_writer, "quantize_means", lambda means, step=0.0: whole(means)):
+
+    def fine(means: np.ndarray, *_: object) -> quantize.QuantizedMeans:
+        return whole(means)
+
+    with mock.patch.object(sog_writer, "quantize_means", fine):
         yield
 
 
@@ -147,15 +155,23 @@ def unweighted() -> Iterator[None]:
     """SH vectors all worth the same."""
 
     def same(encoder: Any, precision: object) -> np.ndarray:
-        worth: np.ndarray = encoder._sh_worth
+        worth: np.ndarray = encoder._sensitivity.sh_worth
         return np.full(len(worth), worth.mean())
 
     with mock.patch.object(sog_writer.SogEncoder, "_worth", same):
         yield
 
 
+@contextmanager
+def nearest() -> Iterator[None]:
+    """Every number to the value nearest to it."""
+    with mock.patch.object(sog_writer.SogEncoder, "_choose", lambda *_: None):
+        yield
+
+
 CHANGES: Sequence[tuple[str, dict[str, Any], Callable[[], AbstractContextManager[None]]]] = (
     ("truncation instead of rounding", {}, truncating),
+    ("rounding to the nearest", {}, nearest),
     ("rotations as trained", {}, as_trained),
     ("positions at 16 bits", {}, fine_positions),
     ("order morton", {"order": "morton"}, unchanged),

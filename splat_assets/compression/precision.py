@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from splat_assets.compression.quantize import LEVELS, signed_exp, signed_log
+from splat_assets.compression.quantize import LEVELS, QUAT_STEP, signed_exp, signed_log
 from splat_assets.compression.views import shrunk
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.splat_model import View
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 # numbers a Gaussian stores of each property
 _COMPONENTS = {"means": 3, "quats": 3, "scales": 3, "sh0": 3, "opacities": 1}
-_QUAT_STEP = 2 / 255 * np.sqrt(0.5)  # of one byte of a packed rotation
-_COARSEST = {"means": math.inf, "quats": 64 * _QUAT_STEP, "scales": 1.0, "sh0": 1.0,
+_COARSEST = {"means": math.inf, "quats": 64 * QUAT_STEP, "scales": 1.0, "sh0": 1.0,
              "opacities": 32 / 255}  # fmt: skip
 _SH_NUMBERS = 0.4  # stored of a Gaussian's SH coefficients, about: entries are shared
 _LEAST_WORTH = 1 / 16  # of the mean: what no view shows may be seen from another
+_LEAST_SEEN = 1 / 32  # of the mean, the same for other numbers
 _NEARLY = 1.15  # times the error of the finest storage: what is left to gain is not worth its bytes
 _WORK = 2e6  # Gaussians times pictures drawn
 _MAX_VIEWS, _MAX_PROBES = 36, 3
@@ -90,7 +90,7 @@ class Sensitivity:
             steps[name] = min(step, _COARSEST[name])
         return Precision(
             means=_rounded(steps["means"]) if math.isfinite(steps["means"]) else 1.0,
-            quats=int(np.clip(np.floor(steps["quats"] / _QUAT_STEP), 1, 64)),
+            quats=int(np.clip(np.floor(steps["quats"] / QUAT_STEP), 1, 64)),
             scales=_rounded(steps["scales"]),
             sh0=_rounded(steps["sh0"]),
             opacities=int(np.clip(np.floor(steps["opacities"] * 255), 1, 32)),
@@ -102,7 +102,7 @@ class Sensitivity:
         """Mean squared error expected of a picture, from all but the SH coefficients."""
         steps = {
             "means": precision.means,
-            "quats": precision.quats * _QUAT_STEP,
+            "quats": precision.quats * QUAT_STEP,
             "scales": self._scalar_step("scales", precision.scales),
             "sh0": self._scalar_step("sh0", precision.sh0),
             "opacities": precision.opacities / 255,
@@ -112,6 +112,11 @@ class Sensitivity:
     def select(self, keep: np.ndarray) -> Sensitivity:
         """Of some of the Gaussians."""
         return replace(self, worth={name: values[keep] for name, values in self.worth.items()})
+
+    def floored(self, name: str) -> np.ndarray:
+        """[N] what an error in one number costs; what no view shows is not worth nothing."""
+        worth = self.worth[name]
+        return np.maximum(worth, max(_LEAST_SEEN * float(worth.mean()), 1e-30))
 
     @property
     def sh_worth(self) -> np.ndarray:

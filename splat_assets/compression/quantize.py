@@ -11,16 +11,25 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations, product
+from typing import Protocol
 
 import numpy as np
 
 from splat_assets.gaussians.transform import multiply_quats, quat_to_matrix
 
 LEVELS = 256
+QUAT_STEP = 2 / 255 * np.sqrt(0.5)  # of one byte of a packed rotation, in the tangent
 _BLOCK = 1 << 18  # Gaussians worked on at a time
 _TIE = 0.01  # in the cosine of half an angle; a few steps of the packed rotations
 _LLOYD_ROUNDS = 30
 _HISTOGRAM_BINS = 4096
+
+
+class Choose(Protocol):
+    """Picks levels for the numbers x [N, C]: [N, C] index into `levels` [K], ascending. A distance
+    of 1 between levels is `unit` of the property."""
+
+    def __call__(self, x: np.ndarray, levels: np.ndarray, unit: float = 1.0) -> np.ndarray: ...
 
 
 def signed_log(x: np.ndarray) -> np.ndarray:
@@ -41,9 +50,12 @@ class QuantizedMeans:
     maxs: np.ndarray  # [3] float64
 
 
-def quantize_means(means: np.ndarray, step: float = 0.0) -> QuantizedMeans:
+def quantize_means(
+    means: np.ndarray, step: float = 0.0, choose: Choose | None = None
+) -> QuantizedMeans:
     """Positions [N, 3] on even levels of their signed logarithm, `step` apart or a little less
-    where 65536 levels would be finer.
+    where 65536 levels would be finer. `choose` may take other levels than the nearest, of those
+    that share the high byte.
 
     Levels are thinned out in the low byte, which then has few values, and not by moving `maxs` away
     to leave the upper levels unused: viewers take the scene's box from `maxs`, and their depth sort
@@ -56,8 +68,13 @@ def quantize_means(means: np.ndarray, step: float = 0.0) -> QuantizedMeans:
     if step > 0:
         per_high_byte = np.clip(np.ceil(span / step / 256), 1, 256).astype(np.int64)
     last = 256 * per_high_byte - 1
-    index = np.rint((logs - mins) / span * last).astype(np.int64)
-    high, low = np.divmod(index, per_high_byte)
+    places = (logs - mins) / span * last
+    high, low = np.divmod(np.rint(places).astype(np.int64), per_high_byte)
+    if choose is not None:
+        for axis, levels in enumerate(per_high_byte):
+            inside = (places[:, axis] - high[:, axis] * levels)[:, None]
+            unit = float(span[axis] / last[axis])
+            low[:, axis] = choose(inside, np.arange(levels), unit)[:, 0]
     values = (256 * high + 256 * low // per_high_byte).astype(np.uint16)
     # the outermost position lies on the last level in use
     top_value = 65280 + 256 * (per_high_byte - 1) // per_high_byte
@@ -126,13 +143,18 @@ def _smallest_forms(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, 
     return turned, np.take_along_axis(scales, source[best], axis=1)
 
 
-def pack_quats(quats: np.ndarray, step: int = 1) -> np.ndarray:
+def pack_quats(quats: np.ndarray, step: int = 1, choose: Choose | None = None) -> np.ndarray:
     """[N, 4] uint8 "smallest three" of unit quaternions: three components, then 252 + the largest's
     index in (w, x, y, z). With a `step` above 1 only every so many-th byte is used."""
     largest, small = smallest_three(quats)
     out = np.empty((len(quats), 4), np.uint8)
-    codes = 128 + step * np.rint((small * np.sqrt(0.5) * 255 - 0.5) / step)
-    out[:, :3] = np.clip(codes, 0, 255)
+    places = small * np.sqrt(0.5) * 255 - 0.5
+    if choose is None:
+        codes = step * np.rint(places / step)
+    else:
+        levels = step * np.arange(-(128 // step), 127 // step + 1)
+        codes = levels[choose(places, levels, QUAT_STEP)]
+    out[:, :3] = np.clip(128 + codes, 0, 255)
     out[:, 3] = 252 + largest
     return out
 
@@ -176,9 +198,11 @@ class Codebook:
     count: int = LEVELS  # of values in use; the others repeat the last or lie beyond it
     step: float = 0.0  # between neighbours, where it is the same everywhere and 0 is a value
 
-    def encode(self, x: np.ndarray) -> np.ndarray:
-        """uint8 index of the nearest value, any shape."""
+    def encode(self, x: np.ndarray, choose: Choose | None = None) -> np.ndarray:
+        """uint8 index of the nearest value, or of what `choose` takes, any shape."""
         used = self.values[: self.count].astype(np.float64)
+        if choose is not None:
+            return choose(x, used).astype(np.uint8)
         middles = (used[1:] + used[:-1]) / 2
         return np.searchsorted(middles, x.ravel()).reshape(x.shape).astype(np.uint8)
 

@@ -23,8 +23,9 @@ from splat_assets.artifacts.manifest import write_bytes_atomic
 from splat_assets.compression.fallback import Notes, first_that_works
 from splat_assets.compression.palette import Palette, PaletteSearch
 from splat_assets.compression.plain import plain_codebook, plain_palette
-from splat_assets.compression.precision import Precision
+from splat_assets.compression.precision import Precision, Sensitivity
 from splat_assets.compression.quantize import (
+    Choose,
     Codebook,
     canonical_rotations,
     fit_codebook,
@@ -44,6 +45,7 @@ META = "meta.json"
 # scales beyond these (natural log) are invisible or infinite for any renderer
 _SCALE_RANGE = (-20.0, 20.0)
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+_THRIFT = 1.5  # times the price of a bit, in rounding: measured
 _LEAST_IMPORTANCE = 1 / 16  # of the mean
 
 
@@ -61,6 +63,7 @@ class SogOptions:
     precision: Precision = field(default_factory=Precision)
     drop_invisible: bool = False  # those that never reach 1/255, which nobody draws
     canonical: bool = True  # of the 24 forms of a rotation the smallest
+    thrifty: bool = True  # frequent values for numbers that matter little (`rounding`)
     seed: int = 0
     extras: dict[str, Any] = field(default_factory=dict)  # application data kept in meta.json
 
@@ -114,7 +117,7 @@ class SogEncoder:
         gaussians: Gaussians,
         options: SogOptions,
         *,
-        sh_worth: np.ndarray | None = None,
+        sensitivity: Sensitivity | None = None,
         cleanup: CleanupReport | None = None,
         progress: Progress | None = None,
         notes: Notes | None = None,
@@ -124,7 +127,7 @@ class SogEncoder:
         Args:
             gaussians: cleaned, one at least.
             options: `precision` is not used.
-            sh_worth: [N] error of the picture per squared distance of SH vectors, where measured.
+            sensitivity: what errors in each Gaussian cost, where that was measured.
             notes: told which steps failed and what was done instead.
         """
         self._options = options
@@ -137,7 +140,9 @@ class SogEncoder:
         if self.sorting.note:
             self._notes(self.sorting.note)
         self._gaussians = gaussians.select(self.sorting.permutation)
-        self._sh_worth = None if sh_worth is None else sh_worth[self.sorting.permutation]
+        self._sensitivity = None
+        if sensitivity is not None:
+            self._sensitivity = sensitivity.select(self.sorting.permutation)
         self._importance = first_that_works(
             "Weighing the Gaussians",
             (
@@ -273,8 +278,8 @@ class SogEncoder:
         return float(self._worth(precision) @ squares)
 
     def _worth(self, precision: Precision) -> np.ndarray:
-        if self._sh_worth is not None:
-            return self._sh_worth
+        if self._sensitivity is not None:
+            return self._sensitivity.sh_worth
         mean = precision.sh_worth or 1 / len(self._importance)
         return np.maximum(self._importance * len(self._importance), _LEAST_IMPORTANCE) * mean
 
@@ -283,7 +288,7 @@ class SogEncoder:
     ) -> tuple[dict[str, np.ndarray], dict[str, Codebook], np.ndarray, np.ndarray]:
         """Texels [N, 3 or 4] by file name, codebooks by property, and the box of positions."""
         kept, weights = self._gaussians, self._importance[:, None]
-        means = quantize_means(kept.means, precision.means)
+        means = quantize_means(kept.means, precision.means, self._choose("means", precision))
         books = {
             "scales": self._codebook("scales", self._scales, weights, precision.scales),
             "sh0": self._codebook("colours", kept.sh0[:, 0], weights, precision.sh0),
@@ -294,11 +299,26 @@ class SogEncoder:
         pictures = {
             "means_l.webp": (means.values & 255).astype(np.uint8),
             "means_u.webp": (means.values >> 8).astype(np.uint8),
-            "quats.webp": pack_quats(self._quats, precision.quats),
-            "scales.webp": books["scales"].encode(self._scales),
+            "quats.webp": pack_quats(
+                self._quats, precision.quats, self._choose("quats", precision)
+            ),
+            "scales.webp": books["scales"].encode(self._scales, self._choose("scales", precision)),
             "sh0.webp": sh0,
         }
         return pictures, books, means.mins, means.maxs
+
+    def _choose(self, name: str, precision: Precision) -> Choose | None:
+        """How to round this property; None to the nearest."""
+        if not self._options.thrifty or self._sensitivity is None or precision.bit_price <= 0:
+            return None
+        worth, price = self._sensitivity.floored(name), _THRIFT * precision.bit_price
+
+        def choose(x: np.ndarray, levels: np.ndarray, unit: float = 1.0) -> np.ndarray:
+            from splat_assets.compression.rounding import thrifty
+
+            return thrifty(x, levels, worth * unit**2, price)
+
+        return choose
 
     def _codebook(self, name: str, x: np.ndarray, weights: np.ndarray, step: float) -> Codebook:
         return first_that_works(

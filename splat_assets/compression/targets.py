@@ -153,9 +153,13 @@ class _Aim:
         )
         if pruned and self._sensitivity is not None:
             kept = self._prune(kept, self._sensitivity)
-        worth = None if self._sensitivity is None else self._sensitivity.sh_worth
         self._encoder = SogEncoder(
-            kept, options, sh_worth=worth, cleanup=cleanup, progress=progress, notes=self._notes
+            kept,
+            options,
+            sensitivity=self._sensitivity,
+            cleanup=cleanup,
+            progress=progress,
+            notes=self._notes,
         )
         progress.update(0.15, "Choosing the precision")
 
@@ -329,9 +333,9 @@ class _Aim:
                 self._learn_sh_factor(stored)
             left = self._sh_factor * self._encoder.sh_error(stored)
             total = left + self._sensitivity.error(self._sensitivity.at(price))
-            if abs(math.log(total / allowed)) < _SAME_ERROR and left <= _MOST_SH * allowed:
+            if abs(math.log(total / allowed)) < _SAME_ERROR:
                 break
-            price *= min(allowed / total, _MOST_SH * allowed / left if left else math.inf)
+            price *= allowed / total
         fitted = self._sensitivity.fitting(max(allowed - left, (1 - _MOST_SH) * allowed))
         return replace(fitted, bit_price=stored.bit_price)
 

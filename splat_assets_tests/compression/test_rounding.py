@@ -1,0 +1,58 @@
+"""Rounding that weighs errors against bits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from splat_assets.compression.quantize import pack_quats, quantize_means, unpack_quats
+from splat_assets.compression.rounding import thrifty
+
+LEVELS = np.arange(64.0)
+
+
+def _bits(codes: np.ndarray) -> float:
+    share = np.bincount(codes.ravel()) / codes.size
+    return -float(share @ np.log2(np.where(share > 0, share, 1))) * codes.size
+
+
+def test_without_a_price_it_is_the_nearest() -> None:
+    x = np.random.default_rng(0).uniform(0, 63, (500, 3))
+    np.testing.assert_array_equal(thrifty(x, LEVELS, np.ones(500), 0.0), np.rint(x))
+
+
+def test_it_costs_less_than_rounding_and_less_than_coarser_steps() -> None:
+    """Error and bits together, for numbers of very different worth."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(32, 8, (4000, 2)).clip(0, 63)
+    worth = np.exp(rng.normal(0, 2.5, 4000))
+    price = 20.0
+
+    def cost(codes: np.ndarray) -> float:
+        return float(worth @ ((codes - x) ** 2).sum(axis=1)) + price * _bits(codes)
+
+    found = cost(thrifty(x, LEVELS, worth, price))
+    plain = [cost(step * np.rint(x / step).astype(np.int64)) for step in (1, 2, 3, 4)]
+    assert found < 0.93 * min(plain)
+
+
+def test_what_matters_stays_near() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.uniform(0, 63, (1000, 1))
+    worth = np.where(np.arange(1000) < 100, 1e3, 1e-3)
+    off = np.abs(thrifty(x, LEVELS, worth, 1.0) - x)
+    assert off[:100].max() < 0.6 and off[100:].mean() > 1
+
+
+def test_positions_keep_their_high_byte_and_rotations_their_length() -> None:
+    rng = np.random.default_rng(3)
+    means, quats = rng.normal(0, 2, (800, 3)).astype(np.float32), rng.normal(size=(800, 4))
+    quats /= np.linalg.norm(quats, axis=1, keepdims=True)
+
+    def choose(x: np.ndarray, levels: np.ndarray, unit: float = 1.0) -> np.ndarray:
+        return thrifty(x, levels, np.full(len(x), unit**2), 1e-4)
+
+    plain, chosen = quantize_means(means, 0.001), quantize_means(means, 0.001, choose)
+    np.testing.assert_array_equal(plain.values >> 8, chosen.values >> 8)
+    assert (plain.values != chosen.values).any()
+    back = unpack_quats(pack_quats(quats, 4, choose))
+    assert np.abs((back * quats).sum(axis=1)).min() > 0.99
