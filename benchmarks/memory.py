@@ -148,7 +148,7 @@ def run(case: Case, threads: int) -> dict[str, Any]:
             max_gaussians=case.gaussians,
             long_side=case.width,
             strategy="mcmc",
-            test_every=50,
+            test_every=case.photos // 2,  # two are held out in each case
             dense_init="off",
             checkpoint_every_sec=1.0,
             min_contribution_px=0.0,  # else few would be left when the curve is written

@@ -20,7 +20,9 @@ from splat_assets.training.scene import SceneFrame, camera_centers
 
 MIN_POINTS = 500  # fewer sparse points than this are filled up at random
 _FILL = 5_000
-_START = 0.9  # of the budget, where there are dense points
+# of the budget, where there are dense points: started with, at least dense, and at most in all (the
+# rest grows where it is needed, which fits views that were held out better than more at the start)
+_START, _DENSE, _MOST = 0.5, 0.25, 0.9
 _FILLED_IN = 0.1  # weight of a dense point that was not measured, but filled in
 _GRID = 72  # cells a side of the carving grid
 
@@ -45,7 +47,7 @@ def initial_gaussians(
     xyz, rgb = _usable(points)
     origin = f"{len(xyz)} sparse points"
     if dense is not None and len(dense):
-        xyz, rgb, origin = _with_dense(xyz, rgb, dense, int(_START * budget), rng)
+        xyz, rgb, origin = _with_dense(xyz, rgb, dense, budget, rng)
     elif len(xyz) < min(MIN_POINTS, budget):
         count = min(_FILL, budget) - len(xyz)
         if data.has_alpha:
@@ -74,19 +76,33 @@ def initial_gaussians(
 
 
 def _with_dense(
-    xyz: np.ndarray, rgb: np.ndarray, dense: DensePoints, count: int, rng: np.random.Generator
+    xyz: np.ndarray, rgb: np.ndarray, dense: DensePoints, budget: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """All sparse points and, up to `count`, dense ones."""
-    if len(xyz) >= count:
+    """All sparse points, and dense ones where there are few of them."""
+    wanted = max(int(_START * budget) - len(xyz), int(_DENSE * budget))
+    wanted = min(wanted, int(_MOST * budget) - len(xyz), len(dense))
+    if wanted <= 0:
         return xyz, rgb, f"{len(xyz)} sparse points"
-    weight = np.where(dense.sure, 1.0, _FILLED_IN)
-    drawn = min(count - len(xyz), len(dense))
-    chosen = np.sort(rng.choice(len(dense), drawn, replace=False, p=weight / weight.sum()))
+    weight = np.where(dense.sure, 1.0, _FILLED_IN) * _apartness(dense.xyz, xyz, wanted, rng)
+    chosen = np.sort(rng.choice(len(dense), wanted, replace=False, p=weight / weight.sum()))
     return (
         np.concatenate([xyz, dense.xyz[chosen]]),
         np.concatenate([rgb, dense.rgb[chosen]]),
-        f"{len(xyz)} sparse points and {drawn} found by stereo",
+        f"{len(xyz)} sparse points and {wanted} found by stereo",
     )
+
+
+def _apartness(
+    xyz: np.ndarray, others: np.ndarray, wanted: int, rng: np.random.Generator
+) -> np.ndarray:
+    """[N] in 0..1: how far each point is from `others`, 1 from where `wanted` of the points would
+    lie apart; squared, as the points lie on surfaces."""
+    if not len(others):
+        return np.ones(len(xyz))
+    looked_at = xyz[rng.choice(len(xyz), min(500, len(xyz)), replace=False)]
+    spacing = float(np.median(cKDTree(xyz).query(looked_at, k=2)[0][:, -1]))
+    apart = max(spacing * np.sqrt(len(xyz) / wanted), 1e-12)
+    return np.clip(cKDTree(others).query(xyz)[0] / apart, 0.02, 1.0) ** 2
 
 
 def neighbour_distance(xyz: np.ndarray, extent: float) -> np.ndarray:

@@ -69,6 +69,7 @@ def write_evaluation(
             _write_png(out / "views" / f"{number:03d}.png", photo)
             if mask is not None:
                 _write_png(out / "views" / f"{number:03d}.mask.png", mask)
+        del image, photo, mask  # else they stay until the next ones are complete
     report: dict[str, Any] = {
         "background": evaluation_background(data, "cpu").tolist(),
         "split": "test" if data.test else "train",

@@ -13,6 +13,7 @@ from splat_assets.poses.pose_model import CameraSet, PoseModel
 from splat_assets.training import dataset
 from splat_assets.training.dataset import choose_split, load_training_set
 from splat_assets.training.initialise import initial_gaussians
+from splat_assets.training.plane_sweep import DensePoints
 from splat_assets.training.scene import frame_from_cameras
 from splat_assets_tests.training.scenes import pinhole, ring_viewmats, write_poses
 
@@ -125,11 +126,10 @@ def test_missing_and_broken_images_are_named(tmp_path: Path) -> None:
         load_training_set(poses, long_side=60, test_every=8)
 
 
-def initial(data, points, *, budget: int = 1000):
+def initial(data, points, *, budget: int = 1000, dense: DensePoints | None = None):
     frame = frame_from_cameras(data.views, points.xyz)
-    return initial_gaussians(
-        data, points, frame, budget=budget, sh_degree=3, init_opacity=0.1, init_scale=1.0, seed=0
-    )
+    settings = {"sh_degree": 3, "init_opacity": 0.1, "init_scale": 1.0, "seed": 0}
+    return initial_gaussians(data, points, frame, budget=budget, dense=dense, **settings)
 
 
 def test_alpha_carves_the_start(tmp_path: Path) -> None:
@@ -165,6 +165,22 @@ def test_points_are_taken_with_their_spacing_and_within_the_budget(tmp_path: Pat
     assert len(tensors["means"]) == 1000
     np.testing.assert_allclose(tensors["scales"].exp(), 0.1, rtol=1e-3)
     assert len(initial(data, poses.points(), budget=200)[0]["means"]) == 200
+
+
+def test_stereo_fills_where_sparse_points_leave_gaps(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sparse = rng.uniform((-1, -1, 0), (0, 1, 0), (600, 3))  # of a square's left half
+    poses = make_poses(tmp_path / "p", xyz=sparse, colours=np.full((600, 3), 128, np.uint8))
+    data = load_training_set(poses, long_side=60, test_every=0)
+    xyz = rng.uniform((-1, -1, 0), (1, 1, 0), (20_000, 3))
+    dense = DensePoints(xyz, np.full(xyz.shape, 0.5), np.ones(len(xyz), bool))
+    means = initial(data, poses.points(), budget=1000, dense=dense)[0]["means"].numpy()
+    assert len(means) == 850  # though the sparse ones alone are more than half of the budget
+    assert (means[600:, 0] > 0).mean() > 0.65  # half, were they drawn evenly
+    means = initial(data, poses.points(), budget=4000, dense=dense)[0]["means"].numpy()
+    assert len(means) == 2000
+    assert (means[600:, 0] > 0).mean() > 0.53
+    assert "stereo" not in initial(data, poses.points(), budget=650, dense=dense)[1]
 
 
 def test_a_view_is_kept_in_one_reduced_size(tmp_path: Path) -> None:
