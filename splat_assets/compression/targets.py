@@ -151,7 +151,8 @@ class _Aim:
             ),
             self._notes,
         )
-        if pruned and self._sensitivity is not None:
+        # where results are too large to be looked at, pruning by few small views cost 5 dB
+        if pruned and self._looks and self._sensitivity is not None:
             kept = self._prune(kept, self._sensitivity)
         self._encoder = SogEncoder(
             kept,

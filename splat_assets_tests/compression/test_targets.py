@@ -144,6 +144,14 @@ def test_what_contributes_little_is_left_out(ball: Gaussians) -> None:
     assert len(bundle_bytes(wished.encoded)) < 0.85 * len(bundle_bytes(whole.encoded))
 
 
+def test_nothing_is_left_out_of_splats_too_large_to_be_looked_at(
+    ball: Gaussians, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "_LOOKED_AT", len(ball) - 1)
+    wished = encode_as_wished(ball, CompressOptions(prune=True), VIEWS, silent())
+    assert wished.pruned == 0 and wished.encoded.count == len(ball)
+
+
 def test_without_sensitivity_all_is_stored_finely_and_said(
     ball: Gaussians, monkeypatch: pytest.MonkeyPatch
 ) -> None:
