@@ -225,19 +225,6 @@ class PaletteSearch:
         return Palette(codes, labels, book, error, pictures, "shared")
 
 
-def choose_palette(
-    points: np.ndarray,
-    worth: np.ndarray,
-    *,
-    bit_price: float,
-    draw: Draw,
-    size: int | None = None,
-    seed: int = 0,
-) -> Palette | None:
-    """For one price; arguments as for `PaletteSearch`."""
-    return PaletteSearch(points, worth, draw, size=size, seed=seed).choose(bit_price)
-
-
 def _cost(palette: Palette, price: float) -> float:
     return palette.error + price * 8 * palette.num_bytes
 

@@ -28,7 +28,7 @@ def plain_palette(
     size: int | None = None,
 ) -> Palette:
     """Every vector of `points` [N, D] its own entry; where they are too many (more than `size`),
-    evenly spread samples of them, and the nearest for each. Arguments as for `choose_palette`."""
+    evenly spread samples of them, and the nearest for each. Arguments as for `PaletteSearch`."""
     count = len(points)
     if count <= min(size or MAX_ENTRIES, MAX_ENTRIES):
         entries, labels, kind = points, np.arange(count), "own"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from splat_assets.compression.clusters import _nearest_by_cells, lloyd, nearest
-from splat_assets.compression.palette import Palette, choose_palette
+from splat_assets.compression.palette import Palette, PaletteSearch, Pictures
 from splat_assets.compression.sog_images import encode_palette, image_size
 
 
@@ -19,16 +19,12 @@ def _clustered(n: int, clusters: int, noise: float, dims: int = 24):
 
 def _choose(points, price, size=None, worth=None, seed=0) -> Palette | None:
     worth = np.full(len(points), 1 / len(points)) if worth is None else worth
-    return choose_palette(
-        points,
-        worth,
-        bit_price=price,
-        draw=lambda codes, labels, trial=False: encode_palette(
-            codes, labels, image_size(len(labels)), print, trial=trial
-        ),
-        size=size,
-        seed=seed,
-    )
+    size_of = image_size(len(points))
+
+    def draw(codes: np.ndarray, labels: np.ndarray, *, trial: bool = False) -> Pictures:
+        return encode_palette(codes, labels, size_of, print, trial=trial)
+
+    return PaletteSearch(points, worth, draw, size=size, seed=seed).choose(price)
 
 
 def _shown(palette: Palette) -> np.ndarray:
@@ -41,6 +37,23 @@ def test_shared_entries_where_vectors_are_alike() -> None:
     assert palette is not None and palette.kind == "shared" and len(palette.codes) < 1000
     # Gaussians of one cluster do not end up with those of another
     assert all(len(np.unique(owner[palette.labels == k])) <= 1 for k in range(len(palette.codes)))
+
+
+def test_one_search_serves_all_prices() -> None:
+    """In whatever order they are asked for, about as well as a search of its own."""
+    points, _ = _clustered(3000, 700, 0.1)
+    worth = np.full(3000, 1 / 3000)
+    size = image_size(3000)
+
+    def draw(codes: np.ndarray, labels: np.ndarray, *, trial: bool = False) -> Pictures:
+        return encode_palette(codes, labels, size, print, trial=trial)
+
+    search = PaletteSearch(points, worth, draw)
+    for price in (1e-5, 1e-7, 1e-6, 1e-8):
+        shared, alone = search.choose(price), _choose(points, price)
+        assert shared is not None and alone is not None
+        costs = [p.error + 8 * price * p.num_bytes for p in (shared, alone)]
+        assert costs[0] < 1.1 * costs[1]
 
 
 def test_the_error_is_that_of_what_is_stored() -> None:
