@@ -1,6 +1,6 @@
 """What it costs to queue a backfill on PostgreSQL: ours against a bare five-asset graph.
 
-    python -m benchmarks.backfill_postgres --partitions 1000
+    python -m benchmarks.backfill_postgres --partitions 100
 
 Appends to `benchmarks/results/backfill_postgres.md`. See `backfill_queue.py` for what is counted.
 """
@@ -25,8 +25,8 @@ HEAD = """# Queueing a backfill on PostgreSQL
 
 `python -m benchmarks.backfill_postgres`: ours against a bare graph of five assets. The runs are
 queued, not executed; CPU seconds are those of daemon and code server, less what they use when
-idle. Limits: CPU per run 1.2 times the bare graph's, queries 0.5 s. The queries are those
-of the UI's start page, run list and partition page.
+idle, without sensors. Limits: CPU per run 1.2 times the bare graph's, queries 0.5 s. The queries
+are those of the UI's start page, run list and partition page.
 
 | partitions | load | CPU a run, ours / bare | all queued in, ours / bare | queries, median |
 |---|---|---|---|---|
@@ -37,17 +37,17 @@ MODULE = "benchmarks.graph_overhead_projects"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--partitions", type=int, default=1000)
+    parser.add_argument("--partitions", type=int, default=100)
     count = parser.parse_args().partitions
     os.environ["SPLAT_ASSETS_EXECUTOR"] = "multiprocess"  # no Ray: no run is executed
     found = {}
-    for project in ("bare", "ours"):
+    for project in ("bare", "ours-without-sensors"):
         os.environ["SPLAT_BENCH_PROJECT"] = project
         with tempfile.TemporaryDirectory(prefix="backfill-") as folder:
             Path(folder).chmod(0o755)
             found[project] = _measure(Path(folder), count)
-        print(project, found[project], file=sys.stderr, flush=True)
-    ours, bare = found["ours"], found["bare"]
+        print(project, found[project].cpu_per_run, file=sys.stderr, flush=True)
+    bare, ours = found.values()
     row = (
         f"| {count} | {os.getloadavg()[0]:.0f} | {ours.cpu_per_run:.3f} s / {bare.cpu_per_run:.3f}"
         f" s = {ours.cpu_per_run / bare.cpu_per_run:.2f} | {ours.seconds:.0f} s / "
