@@ -349,10 +349,10 @@ def write(rows: list[tuple[str, str, str]]) -> None:
         "load, wall times",
         f"do not. {os.cpu_count()} cores, Python {sys.version.split()[0]}.",
         "",
-        "An executed backfill is counted with all that the services use meanwhile: on a busy machine "
-        "it takes",
-        "longer, and the sensors' share grows. A chain run by itself costs what its five steps and "
-        "three child",
+        "An executed backfill is counted with all that the services use meanwhile: on a busy "
+        "machine it takes",
+        "longer, and the sensors' share grows. A chain run by itself costs what its five steps "
+        "and three child",
         "processes cost.",
         "",
         "| what | measured | limit | load |",
