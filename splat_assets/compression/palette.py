@@ -233,7 +233,7 @@ def _sizes(count: int, distinct: int) -> list[int]:
     """Candidates, each twice the one before."""
     sizes = []
     size = _round_up(count / _FIRST)
-    while size <= min(MAX_ENTRIES, distinct // 2) and size * min(distinct, _LEARNED) <= _TRIALS:
+    while size <= min(MAX_ENTRIES, 3 * distinct // 5) and size * min(distinct, _LEARNED) <= _TRIALS:
         sizes.append(size)
         size *= 2
     return sizes
