@@ -23,7 +23,7 @@ _FILL = 5_000
 # of the budget, where there are dense points: started with, at least dense, and at most in all (the
 # rest grows where it is needed, which fits views that were held out better than more at the start)
 _START, _DENSE, _MOST = 0.5, 0.25, 0.9
-_FILLED_IN = 0.1  # weight of a dense point that was not measured, but filled in
+_FILLED_IN = 0.03  # weight of a dense point that was not measured, but filled in
 _GRID = 72  # cells a side of the carving grid
 
 
@@ -96,13 +96,13 @@ def _apartness(
     xyz: np.ndarray, others: np.ndarray, wanted: int, rng: np.random.Generator
 ) -> np.ndarray:
     """[N] in 0..1: how far each point is from `others`, 1 from where `wanted` of the points would
-    lie apart; squared, as the points lie on surfaces."""
+    lie apart."""
     if not len(others):
         return np.ones(len(xyz))
     looked_at = xyz[rng.choice(len(xyz), min(500, len(xyz)), replace=False)]
     spacing = float(np.median(cKDTree(xyz).query(looked_at, k=2)[0][:, -1]))
     apart = max(spacing * np.sqrt(len(xyz) / wanted), 1e-12)
-    return np.clip(cKDTree(others).query(xyz)[0] / apart, 0.02, 1.0) ** 2
+    return np.clip(cKDTree(others).query(xyz)[0] / apart, 0.02, 1.0)
 
 
 def neighbour_distance(xyz: np.ndarray, extent: float) -> np.ndarray:

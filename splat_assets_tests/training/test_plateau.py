@@ -67,12 +67,12 @@ def test_scores_count_once_pictures_are_whole() -> None:
 
 def test_a_run_that_reaches_its_target_ends_and_resumes_alike(tmp_path: Path) -> None:
     poses = make_scene(tmp_path / "poses")
-    options = OPTIONS.model_copy(update={"steps": 600, "target_psnr_db": 29.0})
+    options = OPTIONS.model_copy(update={"steps": 600, "target_psnr_db": 26.0})
     whole = train(poses, tmp_path / "whole", options)
     assert 40 < whole.summary["steps"] < 600
     assert whole.summary["steps_planned"] == 600
     assert whole.summary["stopped_early_at"] < whole.summary["steps"]
-    assert whole.summary["psnr_db"] > 28.8  # the last phase moves it by a little
+    assert whole.summary["psnr_db"] > 25.8  # the last phase moves it by a little
     # interrupted in the last phase
     k = whole.summary["stopped_early_at"] + 3
     with pytest.raises(Cancelled):
