@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from splat_assets.compression.quantize import LEVELS, QUAT_STEP, signed_exp, signed_log
-from splat_assets.compression.views import shrunk
+from splat_assets.compression.views import picture_side, shrunk, spread
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.splat_model import View
 
@@ -33,9 +33,9 @@ _LEAST_WORTH = 1 / 16  # of the mean: what no view shows may be seen from anothe
 _LEAST_SEEN = 1 / 32  # of the mean, the same for other numbers
 _NEARLY = 1.15  # times the error of the finest storage: what is left to gain is not worth its bytes
 _WORK = 2e6  # Gaussians times pictures drawn
-_MAX_VIEWS, _MAX_PROBES = 36, 3
+_LEAST_VIEWS, _MAX_VIEWS, _MAX_PROBES = 6, 36, 3
 _SIDE = 256  # pixels
-_COMPARED, _COMPARED_VIEWS, _USUAL_DB = 300_000, 4, 48.0
+_COMPARED_VIEWS, _USUAL_DB = 4, 48.0
 _SEED = 0
 
 
@@ -191,9 +191,7 @@ def measure_sensitivity(
     worth = {name: values / max(pixels, 1) for name, values in worth.items()}
     exact = {"scales": _levels(gaussians.scales), "sh0": _levels(gaussians.sh0)}
     found = Sensitivity(worth, exact, gaussians.shN[0].size if n else 0)
-    if n > _COMPARED:
-        return found
-    few = chosen[:: max(1, len(chosen) // _COMPARED_VIEWS)]
+    few = spread(chosen, _COMPARED_VIEWS)
     for _ in range(2):  # the factor depends on the step, and the step on the factor
         worth["means"] = worth["means"] * _means_factor(gaussians, found, few, background)
         found = replace(found, worth=worth)
@@ -239,10 +237,11 @@ def as_splats(gaussians: Gaussians) -> Splats:
 
 def _probes(views: Sequence[View], count: int) -> tuple[list[View], int]:
     """Views to look from, evenly spread over those given, and pictures of each: fewer for many."""
-    wanted = int(np.clip(_WORK // max(count, 1), 1, _MAX_VIEWS))
-    picked = np.unique(np.linspace(0, len(views) - 1, min(wanted, len(views))).astype(int))
+    wanted = int(np.clip(_WORK // max(count, 1), _LEAST_VIEWS, _MAX_VIEWS))
+    picked = spread(views, wanted)
     probes = int(np.clip(_WORK // max(count * len(picked), 1), 1, _MAX_PROBES))
-    return [shrunk(views[index], _SIDE) for index in picked], probes
+    side = picture_side(_SIDE, count)
+    return [shrunk(view, side) for view in picked], probes
 
 
 def _tangent(quats: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ from splat_assets.compression.quantize import quantize_means
 from splat_assets.compression.sog_writer import META, SogOptions, encode_sog, write_folder
 from splat_assets.compression.sorting import sort_gaussians
 from splat_assets.compression.targets import PRESET_DB
+from splat_assets.compression.views import views_around
 from splat_assets.errors import UserError
 from splat_assets.formats.decimate import decimate
 from splat_assets.formats.merge import merge
@@ -39,7 +40,6 @@ from splat_assets.formats.registry import LOD_META
 from splat_assets.gaussians.cleanup import clean
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.progress import Progress, silent
-from splat_assets.viewing.camera import frame_points, orbit_views
 
 STREAM_ABOVE = 1_000_000  # Gaussians; PlayCanvas advises streaming beyond 1 to 2 million
 _SHARE = 0.25  # of the Gaussians of one level in the next
@@ -264,7 +264,7 @@ class _Writer:
         probe, _ = clean(self._rows.take(chosen))
         if not len(probe):
             return Precision()
-        sensitivity = measure_sensitivity(probe, orbit_views(*frame_points(probe.means)))
+        sensitivity = measure_sensitivity(probe, views_around(probe))
         return sensitivity.precision(PRESET_DB[self._options.preset])
 
     def _build(self, means: np.ndarray, index: np.ndarray) -> Node:

@@ -25,7 +25,7 @@ from splat_assets.compression.sog_writer import (
     bundle_bytes,
     encode_sog,
 )
-from splat_assets.compression.views import shrunk, views_around, views_between
+from splat_assets.compression.views import picture_side, shrunk, spread, views_around, views_between
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.gaussians.cleanup import CleanupReport, clean
 from splat_assets.gaussians.gaussians import Gaussians
@@ -40,10 +40,10 @@ _CLOSE_DB = 0.15
 _LEAST_STEP_DB = 0.3
 _OFF_DB = 0.7  # from a preset's goal
 _TUNED_DB = 1.15  # that adjusting colours brings
-_LOOKED_AT = 300_000  # Gaussians up to which a preset's result is looked at
+_LOOKED_AT = 5_000_000  # Gaussians up to which a preset's result is looked at
 _CLOSE_SIZE = 0.02
 _CHECK_WORK = 8e5  # Gaussians times views
-_CHECK_VIEWS, _CHECK_SIDE = 8, 400
+_LEAST_CHECKS, _CHECK_VIEWS, _CHECK_SIDE = 4, 8, 400
 _BETWEEN = 24  # views between cameras, in which errors are weighed too
 _MOST_SH = 0.7  # of the error allowed, that the palette may leave
 _SH_FACTORS = (0.5, 20.0)
@@ -151,7 +151,7 @@ class _Aim:
             ),
             self._notes,
         )
-        # where results are too large to be looked at, pruning by few small views cost 5 dB
+        # where results are too large to be looked at, nobody would see what pruning costs
         if pruned and self._looks and self._sensitivity is not None:
             kept = self._prune(kept, self._sensitivity)
         self._encoder = SogEncoder(
@@ -408,6 +408,6 @@ def _next_aim(tried: list[tuple[float, float]], goal: float) -> float:
 
 def _check_views(views: Sequence[View], count: int) -> list[View]:
     """A few of the views, evenly spread, fewer for many Gaussians."""
-    wanted = int(np.clip(_CHECK_WORK // max(count, 1), 2, _CHECK_VIEWS))
-    picked = np.unique(np.linspace(0, len(views) - 1, min(wanted, len(views))).astype(int))
-    return [shrunk(views[index], _CHECK_SIDE) for index in picked]
+    wanted = int(np.clip(_CHECK_WORK // max(count, 1), _LEAST_CHECKS, _CHECK_VIEWS))
+    side = picture_side(_CHECK_SIDE, count)
+    return [shrunk(view, side) for view in spread(views, wanted)]

