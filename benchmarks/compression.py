@@ -217,6 +217,8 @@ def run_reference(scene: Scene, cli: Path, ply: Path, keep: Path, limit: float) 
     out = kept.with_suffix(".part.sog")
     cost = run_measured([find_node(), str(cli), str(ply), str(out), "-w", "-g", "cpu"], limit)
     if cost.finished:
+        if not out.is_file():
+            raise SystemExit(f"{cli} wrote no {out.name}; is it bin/cli.mjs of splat-transform?")
         out.replace(kept)
         told.write_text(f"{cost.cpu_seconds} {cost.peak_bytes}")
     return judge("splat-transform", scene, kept, cost)
