@@ -89,13 +89,18 @@ def test_only_changes_that_matter_run_again(world: Hub, hub: HubStandIn, tmp_pat
     assert world.changed() == ["me--pinned"]
 
 
-def test_a_moved_repository_waits_for_the_run_on_it(
-    world: Hub, hub: HubStandIn, tmp_path: Path, pictures: Path
-) -> None:
+def _take_in(world: Hub, hub: HubStandIn, pictures: Path) -> None:
+    """One repository, registered and asked for."""
     hub.add("me/a", pictures)
     world.watch(author="me")
     world.new()
     world.new()
+
+
+def test_a_moved_repository_waits_for_the_run_on_it(
+    world: Hub, hub: HubStandIn, tmp_path: Path, pictures: Path
+) -> None:
+    _take_in(world, hub, pictures)
     second = hub.commit("me/a", write(tmp_path / "two", photos(3)))
     assert world.changed() == []  # its first run is queued
     world.make_raw("me--a", second)  # and has fetched what is new already
@@ -109,10 +114,7 @@ def test_a_moved_repository_waits_for_the_run_on_it(
 def test_a_rewritten_history_runs_again(
     world: Hub, hub: HubStandIn, tmp_path: Path, pictures: Path
 ) -> None:
-    hub.add("me/a", pictures)
-    world.watch(author="me")
-    world.new()
-    world.new()
+    _take_in(world, hub, pictures)
     world.finish()
     hub.commit("me/a", write(tmp_path / "two", photos(2)))
     del hub.repos["me/a"].commits[0]
