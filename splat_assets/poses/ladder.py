@@ -32,9 +32,9 @@ from splat_assets.poses.matching import (
     all_pairs,
     choose_pairs,
     largest_component,
-    match_pairs,
     verified_pairs,
 )
+from splat_assets.poses.pair_matching import match_pairs
 from splat_assets.poses.report import Stopwatch
 from splat_assets.progress import Progress
 

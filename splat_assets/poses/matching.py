@@ -1,4 +1,4 @@
-"""Which pairs of images are compared, and comparing them.
+"""Which pairs of images are compared.
 
 Few images: every pair. Video: neighbours in time at growing distances, and loop closures found by
 appearance. Many photos: neighbours by GPS, else by appearance.
@@ -6,8 +6,6 @@ appearance. Many photos: neighbours by GPS, else by appearance.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +14,7 @@ import pycolmap
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from splat_assets.poses.native import count_rows, run_native
 from splat_assets.poses.retrieval import image_similarity, loop_pairs, nearest_pairs
-from splat_assets.progress import Progress
 
 EXHAUSTIVE_PHOTOS = 80  # up to so many photos every pair is cheap
 EXHAUSTIVE_FRAMES = 24
@@ -27,10 +23,6 @@ MAX_GAP = 64
 LOOP_EVERY = 3  # video: every so-many-th frame looks for loop closures
 LOOP_NEIGHBOURS = 4
 NEIGHBOURS = 20  # large photo sets: pairs an image is given
-# enough for half the matches to be wrong; COLMAP tries ten times as often, which without EXIF focal
-# lengths is most of the time of matching and finds the same pairs (benchmarks/)
-MAX_TRIALS = 1000
-BLOCK = 48  # pairs between two looks at the cancel token
 
 Pairs = list[tuple[int, int]]
 
@@ -111,51 +103,6 @@ def spatial_pairs(positions: np.ndarray, neighbours: int) -> set[tuple[int, int]
             if i != j:
                 pairs.add((int(min(i, j)), int(max(i, j))))
     return pairs
-
-
-def match_pairs(
-    database: Path,
-    names: Sequence[str],
-    pairs: Pairs,
-    *,
-    threads: int,
-    seed: int,
-    progress: Progress,
-) -> None:
-    """Match and verify `pairs` of `names`; pairs already in the database are not done again."""
-    if not pairs:
-        return
-    matching = pycolmap.FeatureMatchingOptions()
-    matching.num_threads = threads
-    matching.use_gpu = False
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = seed
-    verification.ransac.max_num_trials = MAX_TRIALS
-    pairing = pycolmap.ImportedPairingOptions()
-    pairing.block_size = BLOCK
-    with tempfile.TemporaryDirectory(prefix="pairs-", dir=database.parent) as scratch:
-        listing = Path(scratch) / "pairs.txt"
-        listing.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in pairs), encoding="utf-8")
-        pairing.match_list_path = listing
-        with count_rows(database, "two_view_geometries") as count:
-            before = count()
-
-            def poll() -> None:
-                done = min(count() - before, len(pairs))
-                message = f"Matching: {done} of {len(pairs)} pairs"
-                progress.update(done / len(pairs), message, pairs=done)
-
-            run_native(
-                lambda token: pycolmap.match_image_pairs(
-                    database,
-                    matching_options=matching,
-                    pairing_options=pairing,
-                    verification_options=verification,
-                    device=pycolmap.Device.cpu,
-                    cancellation_token=token,
-                ),
-                poll,
-            )
 
 
 def largest_component(database: Path, image_ids: list[int], min_inliers: int) -> int:

@@ -13,13 +13,11 @@ from splat_assets.poses.matching import (
     all_pairs,
     choose_pairs,
     largest_component,
-    match_pairs,
     sequential_pairs,
     spatial_pairs,
     verified_pairs,
 )
 from splat_assets.poses.retrieval import image_similarity, loop_pairs, nearest_pairs
-from splat_assets.progress import silent
 
 VIDEO, GPS = np.zeros(400, np.int64), np.random.default_rng(0).uniform(0, 90, (400, 3))
 
@@ -157,9 +155,8 @@ def test_featureless_images_are_like_none(tmp_path: Path) -> None:
     np.testing.assert_array_equal(similarity, again)
 
 
-def test_no_pairs_is_no_work(tmp_path: Path) -> None:
+def test_unmatched_images_are_not_connected(tmp_path: Path) -> None:
     ids = video_database(tmp_path / "a.db", np.arange(3))
-    match_pairs(tmp_path / "a.db", ["a"], [], threads=1, seed=0, progress=silent())
     assert verified_pairs(tmp_path / "a.db", 15) == []
     assert largest_component(tmp_path / "a.db", ids, 15) == 0
     assert all_pairs(3) == [(0, 1), (0, 2), (1, 2)]
