@@ -145,7 +145,12 @@ class Sensitivity:
 
 
 def measure_sensitivity(
-    gaussians: Gaussians, views: Sequence[View], *, background: Sequence[float] = (0.0, 0.0, 0.0)
+    gaussians: Gaussians,
+    views: Sequence[View],
+    *,
+    background: Sequence[float] = (0.0, 0.0, 0.0),
+    probes: int | None = None,
+    compared: int = _COMPARED_VIEWS,
 ) -> Sensitivity:
     """What errors cost in pictures from `views`, or from as many of them as there is time for.
 
@@ -154,11 +159,14 @@ def measure_sensitivity(
     Args:
         gaussians: finite, with normalised quaternions.
         views: evenly spread over where people will look from.
+        probes: pictures weighted by random signs of each view; as many as there is time for.
+        compared: views in which displaced Gaussians are looked at.
     """
     from splat_assets.rendering.cpu.draw import Frame, Gradients, draw, draw_backward
 
     n = len(gaussians)
-    chosen, probes = _probes(views, n)
+    chosen, affordable = _probes(views, n)
+    probes = affordable if probes is None else probes
     splats = as_splats(gaussians)
     tangent = _tangent(gaussians.quats)
     behind = np.asarray(background, np.float32)
@@ -189,9 +197,8 @@ def measure_sensitivity(
     logs_per_unit = (1 + np.abs(gaussians.means.astype(np.float64))) ** 2
     worth["means"] *= logs_per_unit.mean(axis=1)
     worth = {name: values / max(pixels, 1) for name, values in worth.items()}
-    exact = {"scales": _levels(gaussians.scales), "sh0": _levels(gaussians.sh0)}
-    found = Sensitivity(worth, exact, gaussians.shN[0].size if n else 0)
-    few = spread(chosen, _COMPARED_VIEWS)
+    found = Sensitivity(worth, exact_levels(gaussians), gaussians.shN[0].size if n else 0)
+    few = spread(chosen, compared)
     for _ in range(2):  # the factor depends on the step, and the step on the factor
         worth["means"] = worth["means"] * _means_factor(gaussians, found, few, background)
         found = replace(found, worth=worth)
@@ -255,6 +262,11 @@ def _mean_square(gradients: np.ndarray) -> np.ndarray:
     """[N] over the columns of [N, C]; NaN and infinity count nothing."""
     squares = np.einsum("nc,nc->n", gradients, gradients, dtype=np.float64)
     return np.nan_to_num(squares, posinf=0.0) / gradients.shape[1]
+
+
+def exact_levels(gaussians: Gaussians) -> dict[str, tuple[float, int]]:
+    """`Sensitivity.exact_levels` of a splat."""
+    return {"scales": _levels(gaussians.scales), "sh0": _levels(gaussians.sh0)}
 
 
 def _levels(values: np.ndarray) -> tuple[float, int]:

@@ -163,7 +163,7 @@ def _read_v2(meta: dict[str, Any], read: ReadMember) -> Gaussians:
         means=means,
         quats=quats,
         scales=scales,
-        opacities=_logit(sh0[:, 3].astype(np.float64) / 255),
+        opacities=stored_logit(sh0[:, 3].astype(np.float64) / 255),
         sh0=_codebook(meta, "sh0")[sh0[:, :3]][:, None, :],
         shN=shN,
         antialiased=meta.get("model") == "antialiased" or meta.get("antialias") is True,
@@ -333,7 +333,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _logit(opacity: np.ndarray) -> np.ndarray:
+def stored_logit(opacity: np.ndarray) -> np.ndarray:
     """float32; 0 and 1 become the finite logits a quarter of a step inside."""
     inside = np.clip(opacity, 0.25 / 255, 1 - 0.25 / 255)
     return np.log(inside / (1 - inside)).astype(np.float32)

@@ -12,7 +12,7 @@ import io
 import json
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ from splat_assets.compression.quantize import (
     Choose,
     Codebook,
     canonical_rotations,
+    dequantize_means,
     fit_codebook,
     pack_quats,
     quantize_means,
+    unpack_quats,
 )
 from splat_assets.compression.sog_images import encode_image, encode_palette, image_size
+from splat_assets.compression.sog_reader import stored_logit
 from splat_assets.compression.sorting import Order, Sorting, sort_gaussians
 from splat_assets.compression.views import importance
 from splat_assets.compute import available_threads
@@ -210,6 +213,33 @@ class SogEncoder:
             self._cleanup,
             precision,
             tuple(self._notes),
+        )
+
+    def preview(self, precision: Precision, rows: np.ndarray) -> Gaussians:
+        """What a decoder would make of the Gaussians at `rows` of the file (nearly: frequencies are
+        counted among them only), without pictures being encoded."""
+        palette = self.palette(precision)
+        part = copy.copy(self)
+        part._gaussians, part._importance = self._gaussians.select(rows), self._importance[rows]
+        part._scales, part._quats = self._scales[rows], self._quats[rows]
+        if self._sensitivity is not None:
+            part._sensitivity = self._sensitivity.select(rows)
+        texels, books, mins, maxs = part._pictures(precision)
+        low, high = texels["means_l.webp"], texels["means_u.webp"]
+        sh0, shN = texels["sh0.webp"], part._gaussians.shN
+        if palette is None:
+            shN = np.zeros_like(shN)
+        else:
+            codes = palette.codes[palette.labels[rows]]
+            shN = palette.book.decode(codes).reshape(shN.shape)
+        return replace(
+            part._gaussians,
+            means=dequantize_means(high.astype(np.uint16) << 8 | low, mins, maxs),
+            quats=unpack_quats(texels["quats.webp"]),
+            scales=books["scales"].decode(texels["scales.webp"]),
+            opacities=stored_logit(sh0[:, 3].astype(np.float64) / 255),
+            sh0=books["sh0"].decode(sh0[:, None, :3]),
+            shN=shN,
         )
 
     @property

@@ -26,13 +26,13 @@ import numpy as np
 from splat_assets import __version__
 from splat_assets.artifacts.manifest import write_text_atomic
 from splat_assets.compression.fallback import Notes, first_that_works
+from splat_assets.compression.judging import choose_looks, weigh_errors
 from splat_assets.compression.lod_tree import Node, ellipsoid_bounds
-from splat_assets.compression.precision import Precision, measure_sensitivity
+from splat_assets.compression.precision import Precision
 from splat_assets.compression.quantize import quantize_means
 from splat_assets.compression.sog_writer import META, SogOptions, encode_sog, write_folder
 from splat_assets.compression.sorting import sort_gaussians
 from splat_assets.compression.targets import PRESET_DB
-from splat_assets.compression.views import views_around
 from splat_assets.errors import UserError
 from splat_assets.formats.decimate import decimate
 from splat_assets.formats.merge import merge
@@ -264,7 +264,7 @@ class _Writer:
         probe, _ = clean(self._rows.take(chosen))
         if not len(probe):
             return Precision()
-        sensitivity = measure_sensitivity(probe, views_around(probe))
+        sensitivity = weigh_errors(probe, choose_looks(probe, None)[0])
         return sensitivity.precision(PRESET_DB[self._options.preset])
 
     def _build(self, means: np.ndarray, index: np.ndarray) -> Node:

@@ -8,14 +8,15 @@ approached in a few rounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from splat_assets.compression.fallback import Notes, first_that_works
 from splat_assets.compression.finetune import MOST_TUNED, finetune
-from splat_assets.compression.precision import Precision, Sensitivity, measure_sensitivity
+from splat_assets.compression.judging import Looks, choose_looks, weigh_errors
+from splat_assets.compression.precision import Precision, Sensitivity
 from splat_assets.compression.pruning import prune
 from splat_assets.compression.sog_reader import decode_members
 from splat_assets.compression.sog_writer import (
@@ -25,7 +26,6 @@ from splat_assets.compression.sog_writer import (
     bundle_bytes,
     encode_sog,
 )
-from splat_assets.compression.views import picture_side, shrunk, spread, views_around, views_between
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.gaussians.cleanup import CleanupReport, clean
 from splat_assets.gaussians.gaussians import Gaussians
@@ -38,13 +38,10 @@ _DB_RANGE = (20.0, 75.0)
 _ROUNDS = 6
 _CLOSE_DB = 0.15
 _LEAST_STEP_DB = 0.3
-_OFF_DB = 0.7  # from a preset's goal
+_LOOKS, _OFF_DB = 3, 0.7  # at what a preset will give; from its goal, more after each look
 _TUNED_DB = 1.15  # that adjusting colours brings
 _LOOKED_AT = 5_000_000  # Gaussians up to which a preset's result is looked at
 _CLOSE_SIZE = 0.02
-_CHECK_WORK = 8e5  # Gaussians times views
-_LEAST_CHECKS, _CHECK_VIEWS, _CHECK_SIDE = 4, 8, 400
-_BETWEEN = 24  # views between cameras, in which errors are weighed too
 _MOST_SH = 0.7  # of the error allowed, that the palette may leave
 _SH_FACTORS = (0.5, 20.0)
 _OF_FINEST = 1.6  # times the error of the finest storage that the whole is allowed at least
@@ -92,13 +89,11 @@ def encode_as_wished(
     if cleanup.dropped:
         progress.warn(cleanup.describe())
     progress.update(0.0, "Measuring what each property is worth")
-    cameras = list(views) if views else views_around(kept)
-    judges = [*cameras, *views_between(cameras, _BETWEEN)] if views else cameras
-    checks = _check_views(cameras, len(kept))
-    tuned = judges if views and options.finetune else ()
+    weighed, checks = choose_looks(kept, views)
+    tuned = weighed.views[0] if views and options.finetune else ()
 
     def aim(pruned: bool) -> _Aim:
-        return _Aim(kept, cleanup, base, judges, checks, tuned, background, goal, pruned, progress)
+        return _Aim(kept, cleanup, base, weighed, checks, tuned, background, goal, pruned, progress)
 
     if options.max_mb is not None:
         return aim(options.prune).fit_size(options.max_mb * 1e6)
@@ -126,8 +121,8 @@ class _Aim:
         kept: Gaussians,
         cleanup: CleanupReport,
         options: SogOptions,
-        views: Sequence[View],
-        checks: list[View],
+        weighed: Looks,
+        checks: Looks,
         cameras: Sequence[View],
         background: Sequence[float],
         goal: float,
@@ -142,10 +137,21 @@ class _Aim:
         self._looks = len(kept) <= _LOOKED_AT
         self._pruned, self._pruned_error = 0, 0.0
         self._sh_factor = 1.0
+        self._which = np.arange(len(kept))  # the place in the original of each that is kept
+        weighing = progress.span(0.0, 0.1)
+
+        def weigh() -> Sensitivity:
+            return weigh_errors(
+                self._original,
+                weighed,
+                background=background,
+                report=lambda done: weighing.update(done, "Measuring what each property is worth"),
+            )
+
         self._sensitivity: Sensitivity | None = first_that_works(
             "Measuring what errors cost",
             (
-                ("", lambda: measure_sensitivity(kept, views, background=background)),
+                ("", weigh),
                 # without it the file is larger, never worse
                 ("everything is stored finely", lambda: None),
             ),
@@ -162,6 +168,7 @@ class _Aim:
             progress=progress,
             notes=self._notes,
         )
+        self._which = self._which[self._encoder.sorting.permutation]
         progress.update(0.15, "Choosing the precision")
 
     def _prune(self, kept: Gaussians, sensitivity: Sensitivity) -> Gaussians:
@@ -176,6 +183,7 @@ class _Aim:
         )
         self._pruned = int(len(kept) - keep.sum())
         self._sensitivity = sensitivity.select(keep)
+        self._which = self._which[keep]
         return kept.select(keep)
 
     def _few_enough(self, kept: Gaussians, sensitivity: Sensitivity) -> np.ndarray:
@@ -186,7 +194,9 @@ class _Aim:
             keep = prune(kept, sensitivity, self._goal, share)
             if keep.all() or not self._looks:
                 return keep
-            self._pruned_error = self._mean_error(self._draw(kept.select(keep)), self._pictures)
+            self._pruned_error = self._mean_error(
+                self._draw(kept.select(keep), np.flatnonzero(keep)), self._pictures
+            )
             if self._pruned_error <= allowed:
                 return keep
             share *= 0.7 * allowed / self._pruned_error
@@ -194,20 +204,23 @@ class _Aim:
         return np.ones(len(kept), bool)
 
     def once(self) -> TargetedSog:
-        """At the goal of a preset; once more where a look at the result shows it clearly off."""
+        """At the goal of a preset; aimed anew where a look at what comes out is clearly off."""
         # colours are adjusted once, at the end; what that brings is much the same everywhere
         goal = self._goal - self._tuned_db
-        aim = goal
-        encoded = self._encoded(aim, 0)
-        reached = self._measured(encoded) if self._looks else None
-        if reached is not None and abs(reached - goal) > _OFF_DB:
-            aim = float(np.clip(2 * goal - reached, goal - 5, goal + 5))
-            encoded, reached = self._encoded(aim, _ROUNDS - 1), None
+        aim, reached, tried = goal, None, list[tuple[float, float]]()
+        for look in range(_LOOKS):
+            precision = self._storage(aim)
+            reached = self._foreseen(precision) if self._looks else None
+            if reached is None or abs(reached - goal) <= (1 + look) * _OFF_DB or look + 1 == _LOOKS:
+                break
+            tried.append((aim, reached))
+            aim = _next_aim(tried, goal)
+        encoded = self._encoder.encode(precision, self._span(0, 0.0, 0.5))
         tuned = self._finetuned(encoded, _ROUNDS - 1)
         if self._tuned_db and tuned is encoded:  # it failed: the rest has to be finer
             self._cameras = ()
             return self.once()
-        if self._looks and (tuned is not encoded or reached is None):
+        if self._looks and tuned is not encoded:
             reached = self._measured(tuned)
         return self._result(tuned, aim, reached)
 
@@ -277,12 +290,14 @@ class _Aim:
 
     def _encoded(self, aim: float, index: int) -> EncodedSog:
         """As it should have `aim` dB before colours are adjusted."""
-        precision = first_that_works(
+        return self._encoder.encode(self._storage(aim), self._span(index, 0.0, 0.5))
+
+    def _storage(self, aim: float) -> Precision:
+        return first_that_works(
             "Choosing the precision",
             (("", lambda: self._precision(aim)), ("everything is stored finely", Precision)),
             self._notes,
         )
-        return self._encoder.encode(precision, self._span(index, 0.0, 0.5))
 
     def _span(self, index: int, first: float, last: float) -> Progress:
         """Of one round's part of the progress."""
@@ -348,16 +363,27 @@ class _Aim:
         shN = np.zeros_like(gaussians.shN)
         if palette is not None:
             shN = palette.book.decode(palette.codes)[palette.labels].reshape(shN.shape)
-        error = self._mean_error(self._draw(replace(gaussians, shN=shN)), self._draw(gaussians))
+        error = self._mean_error(
+            self._draw(replace(gaussians, shN=shN), self._which),
+            self._draw(gaussians, self._which),
+        )
         self._sh_factor = float(np.clip(error / max(foretold, 1e-30), *_SH_FACTORS))
 
     def _measured(self, encoded: EncodedSog) -> float | None:
         """PSNR of its pictures against the original's; None where they cannot be drawn."""
+        return self._looked(lambda: (decode_members(encoded.files), self._which))
+
+    def _foreseen(self, precision: Precision) -> float | None:
+        """The same of what would be encoded."""
+        shown = self._checks.shown(len(self._original))
+        rows = np.flatnonzero(np.isin(self._which, shown))
+        return self._looked(lambda: (self._encoder.preview(precision, rows), self._which[rows]))
+
+    def _looked(self, make: Callable[[], tuple[Gaussians, np.ndarray]]) -> float | None:
         from splat_assets.compression.quality import psnr
 
         def look() -> float:
-            drawn = self._draw(decode_members(encoded.files))
-            pairs = zip(drawn, self._pictures, strict=True)
+            pairs = zip(self._draw(*make()), self._pictures, strict=True)
             return float(np.mean([psnr(a, b) for a, b in pairs]))
 
         return first_that_works(
@@ -370,19 +396,16 @@ class _Aim:
     def _pictures(self) -> list[np.ndarray]:
         """Of the original."""
         if not self._exact:
-            self._exact = self._draw(self._original)
+            self._exact = self._draw(self._original, np.arange(len(self._original)))
         return self._exact
 
     @staticmethod
     def _mean_error(drawn: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
         return float(np.mean([((a - b) ** 2).mean() for a, b in zip(drawn, wanted, strict=True)]))
 
-    def _draw(self, gaussians: Gaussians) -> list[np.ndarray]:
-        from splat_assets.rendering import render
-
-        cameras = [render.View(v.viewmat, v.K, v.width, v.height) for v in self._checks]
-        pictures = render.render_views(gaussians, cameras, background=self._background)
-        return [np.clip(picture.rgb, 0, 1) for picture in pictures]
+    def _draw(self, gaussians: Gaussians, which: np.ndarray) -> list[np.ndarray]:
+        """Pictures of those at the places `which` of the original, as they have become."""
+        return self._checks.draw(gaussians, which, self._background)
 
     def _result(
         self, encoded: EncodedSog, aim: float, measured: float | None = None
@@ -404,10 +427,3 @@ def _next_aim(tried: list[tuple[float, float]], goal: float) -> float:
     missing = goal - nearest[1]
     step = math.copysign(max(1.1 * abs(missing), _LEAST_STEP_DB), missing)
     return float(np.clip(nearest[0] + step, *_DB_RANGE))
-
-
-def _check_views(views: Sequence[View], count: int) -> list[View]:
-    """A few of the views, evenly spread, fewer for many Gaussians."""
-    wanted = int(np.clip(_CHECK_WORK // max(count, 1), _LEAST_CHECKS, _CHECK_VIEWS))
-    side = picture_side(_CHECK_SIDE, count)
-    return [shrunk(view, side) for view in spread(views, wanted)]

@@ -17,28 +17,25 @@ _AROUND = 36
 _DISTANCES = (1.15, 0.7, 1.15, 1.8)  # of the distance from which the scene fills the picture
 _HEIGHTS = (-0.35, 0.9)  # sine of the elevation, from a little below to nearly above
 _SIDE, _MOST_PIXELS, _FOV_DEG = 256, 1024, 50.0
-MANY = 300_000  # Gaussians, of which a small picture of the whole does not show each
 _USUAL = 100_000  # Gaussians for which the usual size of pictures does
-_PART = 100_000  # Gaussians of a part that is looked at from nearby
 _GOLDEN = math.pi * (3 - math.sqrt(5))
 _NEIGHBOURS = 3
 _ALIKE = 0.5  # cosine between directions of view that have something between them
 
 
-def views_around(gaussians: Gaussians, count: int = _AROUND) -> list[View]:
-    """Square views spread over the sphere around a splat that came without cameras; any evenly
-    spread part of the list is spread over the sphere too. Of many Gaussians every second view shows
-    a part from nearby, as people look at large scenes."""
-    places = [frame_splat(gaussians)] * count
-    if len(gaussians) > MANY:
-        places[1::2] = _parts(gaussians, count // 2)
-    side = picture_side(_SIDE, len(gaussians))
+def views_around(gaussians: Gaussians) -> list[View]:
+    """`around` what is visible of a splat that came without cameras."""
+    return around(*frame_splat(gaussians))
+
+
+def around(center: np.ndarray, radius: float, *, side: int = _SIDE) -> list[View]:
+    """Square views spread over a sphere; any evenly spread part of the list is spread, too."""
     focal = side / 2 / math.tan(math.radians(_FOV_DEG) / 2)
     K = np.array([[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1.0]])
+    fills = radius / math.sin(math.radians(_FOV_DEG) / 2)
     views = []
-    for i, (center, radius) in enumerate(places):
-        fills = radius / math.sin(math.radians(_FOV_DEG) / 2)
-        sine = _HEIGHTS[0] + (i + 0.5) / count * (_HEIGHTS[1] - _HEIGHTS[0])
+    for i in range(_AROUND):
+        sine = _HEIGHTS[0] + (i + 0.5) / _AROUND * (_HEIGHTS[1] - _HEIGHTS[0])
         cosine, turn = math.sqrt(1 - sine**2), i * _GOLDEN + 0.2
         level = np.array([math.cos(turn), 0.0, math.sin(turn)])
         offset = cosine * level - sine * DOWN
@@ -51,21 +48,9 @@ def views_around(gaussians: Gaussians, count: int = _AROUND) -> list[View]:
 
 def picture_side(usual: int, count: int) -> int:
     """Pixels of a picture that shows `count` Gaussians about as well as usual."""
-    if count <= MANY:
+    if count <= 3 * _USUAL:
         return usual
     return min(_MOST_PIXELS, round(usual * math.sqrt(count / _USUAL)))
-
-
-def _parts(gaussians: Gaussians, count: int, seed: int = 0) -> list[tuple[np.ndarray, float]]:
-    """Centres [3] and radii of `count` parts of what is visible."""
-    visible = gaussians.select(np.isfinite(gaussians.means).all(axis=1))
-    means, rng = visible.means, np.random.default_rng(seed)
-    parts = []
-    for center in means[rng.choice(len(means), count, p=importance(visible))].astype(np.float64):
-        distance = np.linalg.norm(means - center.astype(np.float32), axis=1)
-        nearest = min(_PART, len(means) - 1)
-        parts.append((center, max(float(np.partition(distance, nearest)[nearest]), 1e-6)))
-    return parts
 
 
 def views_between(views: Sequence[View], count: int, seed: int = 0) -> list[View]:

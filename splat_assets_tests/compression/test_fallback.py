@@ -40,7 +40,7 @@ STEPS = {
     "codebooks": (sog_writer, "fit_codebook", "Fitting the codebook of scales failed"),
     "palette": (sog_writer, "PaletteSearch", "The search for a palette"),
     "webp": (sog_images, "webp_bytes", "Encoding a picture tightly failed"),
-    "sensitivity": (targets, "measure_sensitivity", "Measuring what errors cost failed"),
+    "sensitivity": (targets, "weigh_errors", "Measuring what errors cost failed"),
     "pruning": (targets, "prune", "Pruning failed"),
     "finetuning": (targets, "finetune", "Adjusting colours failed"),
     "precision": (targets._Aim, "_precision", "Choosing the precision failed"),
@@ -166,7 +166,7 @@ def test_a_plain_palette_is_exact_as_far_as_its_steps_and_small_where_asked() ->
 def test_a_streamed_scene_survives_each_step(
     ball: Gaussians, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("measure_sensitivity", "decimate"):
+    for name in ("weigh_errors", "decimate"):
         monkeypatch.setattr(streamed, name, _fail)
     _inject(monkeypatch, "palette")
     told: list[Report] = []

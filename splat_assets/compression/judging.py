@@ -1,0 +1,158 @@
+"""What is looked at when a splat is judged, and how it looks there.
+
+Usually that are views of the whole. Many Gaussians without cameras are judged part by part instead:
+each part alone fills its pictures, as it does when people walk up to it; a picture of the whole
+would show none of the Gaussians well, and would take longer to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from splat_assets.compression.precision import Sensitivity, exact_levels, measure_sensitivity
+from splat_assets.compression.views import (
+    around,
+    frame_splat,
+    picture_side,
+    shrunk,
+    spread,
+    views_around,
+    views_between,
+)
+from splat_assets.gaussians.gaussians import Gaussians
+from splat_assets.gaussians.splat_model import View
+
+MANY = 300_000  # Gaussians, of which a small picture of the whole does not show each
+_PART = 100_000  # Gaussians at most of a part
+_VIEWS, _CHECKED = 3, 6  # views of each part; parts that results are looked at in, in one view each
+_PART_PROBES, _PART_COMPARED = 1, 1  # pictures of noise a view; views with displaced Gaussians
+_FRAMED = 8_000  # Gaussians of a part that tell where it is
+_BETWEEN = 24  # views between cameras, in which errors are weighed too
+_SIDE = 256  # pixels of what errors are weighed in
+_CHECK_WORK = 8e5  # Gaussians times views
+_LEAST_CHECKS, _MOST_CHECKS, _CHECK_SIDE = 4, 8, 400
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Views of the whole, or of parts that are drawn alone."""
+
+    views: tuple[tuple[View, ...], ...]  # of each part
+    part_of: np.ndarray | None = None  # [N] int: of each Gaussian; None where all are one part
+
+    def draw(
+        self, gaussians: Gaussians, which: np.ndarray, background: Sequence[float]
+    ) -> list[np.ndarray]:
+        """Pictures [H, W, 3] float32 in 0..1 of all views.
+
+        Args:
+            gaussians: any of those that are judged, changed at will.
+            which: [M] int, the place of each of them among all.
+        """
+        from splat_assets.rendering import render
+
+        drawn = []
+        for part, views in enumerate(self.views):
+            if not views:
+                continue
+            chosen = gaussians
+            if self.part_of is not None:
+                chosen = gaussians.select(np.flatnonzero(self.part_of[which] == part))
+            cameras = [render.View(v.viewmat, v.K, v.width, v.height) for v in views]
+            pictures = render.render_views(chosen, cameras, background=background)
+            drawn += [np.clip(picture.rgb, 0, 1) for picture in pictures]
+        return drawn
+
+    def shown(self, count: int) -> np.ndarray:
+        """[M] int, the places of those Gaussians (of `count`) that any view shows."""
+        if self.part_of is None:
+            return np.arange(count)
+        has_views = np.array([bool(views) for views in self.views])
+        return np.flatnonzero(has_views[self.part_of])
+
+
+def choose_looks(gaussians: Gaussians, cameras: Sequence[View] | None) -> tuple[Looks, Looks]:
+    """Where errors are weighed, and where results are looked at.
+
+    Args:
+        cameras: those the splat was made with, if any; it is looked at from between them, too.
+    """
+    count = len(gaussians)
+    if not cameras and count > MANY:
+        return _looks_at_parts(gaussians)
+    known = list(cameras) if cameras else views_around(gaussians)
+    weighed = [*known, *views_between(known, _BETWEEN)] if cameras else known
+    wanted = int(np.clip(_CHECK_WORK // max(count, 1), _LEAST_CHECKS, _MOST_CHECKS))
+    side = picture_side(_CHECK_SIDE, count)
+    checks = tuple(shrunk(view, side) for view in spread(known, wanted))
+    return Looks((tuple(weighed),)), Looks((checks,))
+
+
+def weigh_errors(
+    gaussians: Gaussians,
+    looks: Looks,
+    *,
+    background: Sequence[float] = (0.0, 0.0, 0.0),
+    report: Callable[[float], object] = lambda _: None,
+) -> Sensitivity:
+    """What errors in each Gaussian cost in the pictures of `looks`, on average over them.
+
+    Args:
+        gaussians: all of them, finite, with normalised quaternions.
+        report: told the share done; what it raises stops the work.
+    """
+    if looks.part_of is None:
+        return measure_sensitivity(gaussians, looks.views[0], background=background)
+    worth: dict[str, np.ndarray] = {}
+    for part, views in enumerate(looks.views):
+        report(part / len(looks.views))
+        index = np.flatnonzero(looks.part_of == part)
+        found = measure_sensitivity(
+            gaussians.select(index),
+            views,
+            background=background,
+            probes=_PART_PROBES,
+            compared=_PART_COMPARED,
+        )
+        for name, values in found.worth.items():
+            # pictures of other parts do not change
+            worth.setdefault(name, np.zeros(len(gaussians)))[index] = values / len(looks.views)
+    return replace(found, worth=worth, exact_levels=exact_levels(gaussians))
+
+
+def _looks_at_parts(gaussians: Gaussians) -> tuple[Looks, Looks]:
+    parts = _cut(gaussians.means)
+    part_of = np.empty(len(gaussians), np.int32)
+    checked = set(np.linspace(0, len(parts) - 1, min(_CHECKED, len(parts))).astype(int).tolist())
+    weighed: list[tuple[View, ...]] = []
+    checks: list[tuple[View, ...]] = []
+    for number, index in enumerate(parts):
+        part_of[index] = number
+        sample = gaussians.select(index[:: -(-len(index) // _FRAMED)])
+        sphere = frame_splat(sample)
+        # neighbours are seen from different sides
+        near, sides = around(*sphere, side=_SIDE), around(*sphere, side=_CHECK_SIDE)
+        places = [(5 * number + 13 * view) % len(near) for view in range(_VIEWS)]
+        weighed.append(tuple(near[place] for place in places))
+        checks.append((sides[(places[0] + 6) % len(sides)],) if number in checked else ())
+    return Looks(tuple(weighed), part_of), Looks(tuple(checks), part_of)
+
+
+def _cut(means: np.ndarray) -> list[np.ndarray]:
+    """Indices of neighbouring points [N, 3], at most `_PART` a part: halves of halves."""
+    parts, pending = [], [np.arange(len(means))]
+    while pending:
+        index = pending.pop()
+        if len(index) <= _PART:
+            parts.append(np.sort(index))
+            continue
+        places = means[index]
+        sample = places[:: -(-len(places) // _FRAMED)]
+        low, high = np.quantile(sample, (0.02, 0.98), axis=0)
+        half = len(index) // 2
+        order = np.argpartition(places[:, int(np.argmax(high - low))], half)
+        pending += [index[order[half:]], index[order[:half]]]
+    return parts
