@@ -16,11 +16,11 @@ from splat_assets.defs.frames import frames
 from splat_assets.defs.housekeeping import clean_up, nightly_clean_up
 from splat_assets.defs.hub_sensors import changed_hub_repos, new_hub_repos
 from splat_assets.defs.jobs import add_dataset, recompress, reconstruct
-from splat_assets.defs.notifications import deliver_notifications, notify_failure, notify_success
+from splat_assets.defs.notifications import notifications
 from splat_assets.defs.raw_dataset import raw_dataset
 from splat_assets.defs.resources import ComputeResource, RegistryResource, StoreResource
 from splat_assets.defs.runner import RETRY_SEC, StageRunner
-from splat_assets.defs.sensors import launch_added, registry_partitions
+from splat_assets.defs.sensors import registry_partitions
 from splat_assets.defs.trained_splat import trained_splat
 from splat_assets.settings import load_settings
 
@@ -52,15 +52,12 @@ def build_defs(
         schedules=[nightly_clean_up],
         sensors=[
             registry_partitions,
-            launch_added,
             new_hub_repos,
             changed_hub_repos,
             drop_boxes,
             keep_current_cpu,
             keep_current_gpu,
-            notify_success,
-            notify_failure,
-            deliver_notifications,
+            notifications,
         ],
         resources={
             **shared,

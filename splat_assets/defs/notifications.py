@@ -1,11 +1,17 @@
-"""Sensors that tell how runs ended: they fill the outbox, and one of them empties it.
+"""The sensor that tells how runs ended: fills the outbox, and empties it.
 
 On by default and without effect until the data root has a `notify.yaml`. Runs on a terminal are not
-told of (somebody sits there), nor failures that Dagster is about to try again by itself.
+told of (somebody sits there), nor failures that Dagster is about to try again by itself. One sensor
+does it all (Dagster's own kind would be one per status), because each costs a tick.
 """
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -25,6 +31,10 @@ if TYPE_CHECKING:  # the code server starts a little faster without
 WILL_RETRY_TAG = "dagster/will_retry"
 FIGURES = ("psnr_db", "num_gaussians", "sog_bytes", "ratio", "num_registered", "revision")
 EVERY_SEC = 15
+ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+SETTLE_SEC = 2.0  # whether a failed run will be tried again is noted a moment after it ended
+OVERLAP_SEC = 60.0  # the databases of hosts with other clocks: looked at again, told once
+MAX_RUNS = 200  # told of in one tick, far below the minute Dagster allows
 
 
 def notifications_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[Notification]:
@@ -77,50 +87,73 @@ def notifications_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[N
     return told
 
 
-def _post(context: dg.RunStatusSensorContext) -> dg.SkipReason:
-    settings = _settings()
+@dataclass(frozen=True)
+class Told:
+    """The cursor: what ended before `until` is told of, and shortly before it these runs were."""
+
+    until: float  # seconds since 1970
+    runs: Mapping[str, float] = field(default_factory=dict)  # run id → when it ended
+
+    @classmethod
+    def parse(cls, cursor: str | None, now: float) -> Told:
+        """What a tick left; from `now` on where none was yet."""
+        if not cursor:
+            return cls(now)
+        values = json.loads(cursor)
+        return cls(values["until"], values["runs"])
+
+    def to_json(self) -> str:
+        return json.dumps({"until": self.until, "runs": dict(self.runs)})
+
+
+def ended_runs(instance: dg.DagsterInstance, told: Told, now: float) -> Iterator[dg.RunRecord]:
+    """Runs that have ended and were not told of, in the order in which they ended."""
+    since = told.until - OVERLAP_SEC
+    changed = dg.RunsFilter(statuses=ENDED, updated_after=datetime.fromtimestamp(since, UTC))
+    records = instance.get_run_records(changed, order_by="update_timestamp", ascending=True)
+    for record in records:
+        recent = since < (record.end_time or 0) <= now - SETTLE_SEC  # not just tagged lately
+        if recent and record.dagster_run.run_id not in told.runs:
+            yield record
+
+
+def post_ended(
+    instance: dg.DagsterInstance, settings: NotifySettings, told: Told, now: float
+) -> tuple[int, Told]:
+    """Put what there is to tell into the outbox; how many were new, and the next tick's cursor."""
     if not settings.channels:
-        return dg.SkipReason("No notify.yaml in the data root, so nobody is told.")
-    run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
-    told = notifications_of(context.instance, run)
-    new = sum(_outbox().post(notification, settings) for notification in told)
-    return dg.SkipReason(f"{new} notifications for the outbox.")
-
-
-@dg.run_status_sensor(
-    run_status=dg.DagsterRunStatus.SUCCESS,
-    name="notify_success",
-    minimum_interval_seconds=EVERY_SEC,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Puts a notification of every run that succeeded into the outbox (notify.yaml).",
-)
-def notify_success(context: dg.RunStatusSensorContext) -> dg.SkipReason:
-    return _post(context)
-
-
-@dg.run_status_sensor(
-    run_status=dg.DagsterRunStatus.FAILURE,
-    name="notify_failure",
-    minimum_interval_seconds=EVERY_SEC,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Puts a notification of every run that failed into the outbox (notify.yaml).",
-)
-def notify_failure(context: dg.RunStatusSensorContext) -> dg.SkipReason:
-    return _post(context)
+        return 0, Told(now)
+    new, until, outbox = 0, now - SETTLE_SEC, _outbox()
+    ends = dict(told.runs)
+    for number, record in enumerate(ended_runs(instance, told, now)):
+        if number == MAX_RUNS:
+            until = max(ends.values())
+            break
+        run = record.dagster_run
+        ends[run.run_id] = record.end_time or now
+        new += sum(outbox.post(note, settings) for note in notifications_of(instance, run))
+    recent = {run_id: end for run_id, end in ends.items() if end > until - OVERLAP_SEC}
+    return new, Told(until, recent)
 
 
 @dg.sensor(
-    name="deliver_notifications",
+    name="notifications",
     minimum_interval_seconds=EVERY_SEC,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Delivers what lies in the outbox, again and again until it is accepted.",
+    description="Tells whom `notify.yaml` names how runs ended, again and again until it is "
+    "accepted.",
 )
-def deliver_notifications(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    done = _outbox().send_due(_settings())
+def notifications(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    settings, now = _settings(), time.time()
+    new, told = post_ended(context.instance, settings, Told.parse(context.cursor, now), now)
+    context.update_cursor(told.to_json())
+    done = _outbox().send_due(settings)
     for sentence in done.given_up:
         context.log.error(sentence)
+    if not settings.channels:
+        return dg.SkipReason("No notify.yaml in the data root, so nobody is told.")
     return dg.SkipReason(
-        f"{done.sent} delivered, {done.waiting} waiting, {len(done.given_up)} given up."
+        f"{new} new, {done.sent} delivered, {done.waiting} waiting, {len(done.given_up)} given up."
     )
 
 

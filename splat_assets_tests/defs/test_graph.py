@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from splat_assets.datasets.registry import Registry
 from splat_assets.datasets.spec import make_spec
 from splat_assets.definitions import build_defs
 from splat_assets.defs.resources import ComputeResource, RegistryResource, StoreResource
+from splat_assets.defs.sensors import OVERLAP_SEC, added_since
 from splat_assets.stages import ASSETS
 from splat_assets_tests.defs.fake_stages import FUNCTIONS
 
@@ -182,6 +184,17 @@ def test_add_dataset_registers_and_asks_for_a_run(graph: Graph) -> None:
     assert graph.instance.get_dynamic_partitions("dataset") == ["lerobot--svla_so101"]
     tags = graph.instance.get_run_by_id(result.run_id).tags
     assert tags["splat/dataset"] == "lerobot--svla_so101" and "splat/launch" in tags
+    (asked,) = added_since(graph.instance, time.time())
+    assert asked.run_key == result.run_id and asked.partition_key == "lerobot--svla_so101"
+    assert added_since(graph.instance, time.time() + 2 * OVERLAP_SEC) == []
+
+
+def test_add_dataset_need_not_launch(graph: Graph) -> None:
+    config = {"source": "lerobot/SVLA_so101", "launch": False}
+    result = graph.defs.resolve_job_def("add_dataset").execute_in_process(
+        instance=graph.instance, run_config={"ops": {"register_dataset": {"config": config}}}
+    )
+    assert result.success and added_since(graph.instance, time.time()) == []
 
 
 def test_add_dataset_refuses_bad_options_in_a_sentence(graph: Graph, tmp_path: Path) -> None:

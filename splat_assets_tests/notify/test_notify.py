@@ -13,11 +13,18 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from splat_assets.defs.notifications import notifications_of
+from splat_assets.definitions import build_defs
+from splat_assets.defs.notifications import (
+    OVERLAP_SEC,
+    Told,
+    ended_runs,
+    notifications_of,
+    post_ended,
+)
 from splat_assets.errors import UserError
 from splat_assets.notify.deliver import sign
 from splat_assets.notify.message import Notification
-from splat_assets.notify.outbox import FIRST_PAUSE_SEC, MAX_AGE_SEC, Outbox
+from splat_assets.notify.outbox import FIRST_PAUSE_SEC, FOLDER, MAX_AGE_SEC, Outbox
 from splat_assets.notify.settings import NotifySettings, load_notify_settings
 from splat_assets_tests.defs.test_graph import Graph
 
@@ -199,6 +206,48 @@ def test_what_is_told_of_a_run(tmp_path: Path) -> None:
     (failure,) = told["bad"]
     assert failure.kind == "failure"
     assert failure.details == ["raw_dataset: The folder /pictures is empty; put photos in it."]
+
+
+def test_every_run_is_told_of_once_whatever_ticks_are_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLAT_ASSETS_DATA", str(tmp_path / "data"))
+    outbox = Outbox(tmp_path / "data" / FOLDER)
+
+    def posted() -> int:
+        return len(list(outbox.folder.glob("*.json")))
+
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path / "instance")) as instance:
+        job = build_defs().resolve_job_def("reconstruct")
+        began = time.time()
+        nobody, told = NotifySettings(), Told.parse(None, began)
+
+        def end_run(change: str) -> None:
+            run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+            getattr(instance, change)(run)
+
+        def tick(settings: NotifySettings, told: Told, later: float) -> tuple[int, Told]:
+            new, told = post_ended(instance, settings, told, began + later)
+            return new, Told.parse(told.to_json(), 0.0)
+
+        end_run("report_run_failed")
+        assert tick(nobody, told, 10) == (0, Told(began + 10))  # not told later on either
+        settings = NotifySettings.model_validate(
+            {"channels": {"all": {"webhook": "http://127.0.0.1:9", "events": ["failure"]}}}
+        )
+        _, told = tick(settings, told, 10)
+        assert posted() == 1
+        for name in ("report_run_failed", "report_run_canceled"):
+            end_run(name)
+        assert tick(settings, told, 0.5)[0] == 0  # may be tried again: that is noted in a moment
+        new, later = tick(settings, told, 12)
+        assert new == 1 and posted() == 2
+        assert tick(settings, later, 13)[0] == 0 and tick(settings, later, 4000)[0] == 0
+        assert tick(settings, told, 13)[0] == 0  # a tick whose cursor was lost
+        after = time.time()
+        for run in instance.get_runs():
+            instance.add_run_tags(run.run_id, {"looked": "at"})
+        assert not list(ended_runs(instance, Told(after + OVERLAP_SEC), began + 100))
 
 
 class MailServer(socketserver.ThreadingTCPServer):
