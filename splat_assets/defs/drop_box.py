@@ -22,10 +22,8 @@ NAME = "drop_boxes"
     description="Registers and reconstructs archives, videos and folders that have finished "
     "arriving in a drop box of `watch.yaml`, and again when they are replaced.",
 )
-def drop_boxes(
-    context: dg.SensorEvaluationContext, registry: RegistryResource
-) -> dg.SensorResult | dg.SkipReason:
-    known = registry.open()
+def drop_boxes(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    known = RegistryResource().open()  # see hub_sensors.py for why not as an argument
     watches = load_watches(known)
     if not watches.drop_boxes:
         return nothing_watched("drop boxes", known, watches)

@@ -1,7 +1,9 @@
 """Sensors for the Hugging Face Hub: new repositories become datasets, changed ones are made anew.
 
 What to watch stands in `watch.yaml` (`watching.watch_list`). Both are on by default: without an
-entry there, a tick reads one small file and asks nobody.
+entry there, a tick reads one small file and asks nobody. Registry and store come from the
+environment and not as resources, for which Dagster would open the instance at every tick: that is
+most of what an idle one costs.
 """
 
 import time
@@ -28,10 +30,8 @@ SHOWN_NOTES = 3
     description="Registers dataset repositories that match `watch.yaml` and reconstructs them, at "
     "most 25 a tick.",
 )
-def new_hub_repos(
-    context: dg.SensorEvaluationContext, registry: RegistryResource
-) -> dg.SensorResult | dg.SkipReason:
-    known = registry.open()
+def new_hub_repos(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    known = RegistryResource().open()
     watches = load_watches(known)
     if not watches.hub:
         return nothing_watched("repositories", known, watches)
@@ -48,16 +48,14 @@ def new_hub_repos(
     description="Reconstructs a watched dataset anew when its repository moved to a revision in "
     "which files that it uses have changed. A new README is no reason.",
 )
-def changed_hub_repos(
-    context: dg.SensorEvaluationContext, registry: RegistryResource, store: StoreResource
-) -> dg.SensorResult | dg.SkipReason:
-    known = registry.open()
+def changed_hub_repos(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    known = RegistryResource().open()
     watches = load_watches(known)
     if not watches.hub:
         return nothing_watched("repositories", known, watches)
     from splat_assets.defs.hub_ticks import changed_tick
 
-    return changed_tick(context, known, store.open(), watches, now=time.time())
+    return changed_tick(context, known, StoreResource().open(), watches, now=time.time())
 
 
 def load_watches(registry: Registry) -> WatchList:

@@ -59,12 +59,12 @@ def pack_zip(path: Path, count: int = 3) -> Path:
     return path
 
 
-def test_without_a_drop_box_a_tick_does_nothing(tmp_path: Path) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        world = World(tmp_path / "data", instance)
-        result = drop_boxes(dg.build_sensor_context(instance=instance, resources=world.resources))
-        assert isinstance(result, dg.SkipReason)
-        assert not (tmp_path / "data").exists()
+def test_without_a_drop_box_a_tick_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLAT_ASSETS_DATA", str(tmp_path / "data"))
+    assert isinstance(drop_boxes(dg.build_sensor_context()), dg.SkipReason)
+    assert not (tmp_path / "data").exists()
 
 
 def test_zip_video_folder_and_splat_become_datasets_once(world: Boxes, inbox: Path) -> None:

@@ -17,8 +17,11 @@ from splat_assets_tests.sources.samples import photos, write
 TOKEN = "hf_secret"
 
 
-def test_without_a_watch_list_a_tick_costs_nothing(world: Hub, hub: HubStandIn) -> None:
-    context = dg.build_sensor_context(instance=world.instance, resources=world.resources)
+def test_without_a_watch_list_a_tick_costs_nothing(
+    world: Hub, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLAT_ASSETS_DATA", str(world.root))
+    context = dg.build_sensor_context()  # not even an instance is opened
     new_hub_repos(context)
     began = time.process_time()
     result = new_hub_repos(context)
@@ -251,7 +254,10 @@ def test_exclude_search_and_tags(world: Hub, hub: HubStandIn, pictures: Path) ->
     assert world.new() == ["me--so101-cups"]
 
 
-def test_a_faulty_watch_list_is_named(world: Hub, hub: HubStandIn, pictures: Path) -> None:
+def test_a_faulty_watch_list_is_named(
+    world: Hub, hub: HubStandIn, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLAT_ASSETS_DATA", str(world.root))
     hub.add("me/a", pictures)
     world.root.mkdir(parents=True)
     (world.root / "watch.yaml").write_text(
@@ -260,6 +266,5 @@ def test_a_faulty_watch_list_is_named(world: Hub, hub: HubStandIn, pictures: Pat
     assert world.new() == ["me--a"]
     assert world.new() == [] and "entry 2: there is no option 'autor'" in world.said
     (world.root / "watch.yaml").write_text("hub: [")
-    context = dg.build_sensor_context(instance=world.instance, resources=world.resources)
-    result = new_hub_repos(context)
+    result = new_hub_repos(dg.build_sensor_context())
     assert isinstance(result, dg.SkipReason) and "not valid YAML" in (result.skip_message or "")

@@ -12,7 +12,6 @@ from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
 from splat_assets.artifacts.manifest import build_manifest, write_manifest
 from splat_assets.datasets.registry import Registry
 from splat_assets.definitions import build_defs
-from splat_assets.defs.resources import RegistryResource, StoreResource
 from splat_assets.sources.raw_dataset import RawDataset
 from splat_assets.watching.ledger import Entry, open_ledger
 from splat_assets.watching.watch_list import WatchFile
@@ -29,10 +28,6 @@ class World:
         self.root, self.instance = root, instance
         self.registry = Registry(root / "datasets")
         self.watch_file = WatchFile.of(self.registry)
-        self.resources = {
-            "registry": RegistryResource(folder=str(root / "datasets")),
-            "store": StoreResource(root=str(root)),
-        }
         self.cursors: dict[str, str | None] = {}
         self.now = time.time()
         self.said = ""
