@@ -40,6 +40,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "stereo points off": {"dense_init": "off"},
     "plateau stop, patience 3": {"plateau_patience": 3},
     "pruning by contribution off": {"min_contribution_px": 0.0},
+    "camera clearance off": {"camera_clearance": 0.0},
     "strategy gradient": {"strategy": "gradient"},
     "strategy multiview": {"strategy": "multiview"},
     "exposure on": {"exposure": "on"},

@@ -142,6 +142,12 @@ class TrainOptions(StageOptions):
     min_contribution_px: float = Field(
         0.5, ge=0, description="prune Gaussians that add less to every training view; 0: none"
     )
+    camera_clearance: float = Field(
+        3.0,
+        ge=0,
+        description="no Gaussian is larger than its distance to the nearest camera over this, "
+        "as it would veil what is seen from beside the camera; 0: off",
+    )
     exposure: Literal["auto", "on", "off"] = Field(
         "auto",
         description="learn the exposure of each training image; auto: where the colours of the "

@@ -106,6 +106,12 @@ class TrainingSet:
         pixels, _ = self._store.get(index, (view.width, view.height))
         return pixels[..., 3] if pixels.shape[2] == 4 else None
 
+    @property
+    def train_centers(self) -> np.ndarray:
+        """[C, 3] float64, where the cameras of training stand."""
+        viewmats = self.viewmats(self.train)
+        return -np.einsum("cji,cj->ci", viewmats[:, :3, :3], viewmats[:, :3, 3])
+
     def viewmats(self, indices: list[int]) -> np.ndarray:
         """[len(indices), 4, 4] float64, world → camera."""
         return np.stack([self.views[index].viewmat for index in indices])

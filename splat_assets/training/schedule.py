@@ -57,6 +57,7 @@ class Schedule:
     patience: int = 0  # end after so many scores without gain; 0: never
     target_psnr_db: float | None = None  # end when it is reached
     min_contribution_px: float = 0.0  # prune what adds less to any view, after the refinement
+    camera_clearance: float = 0.0  # distance to the nearest camera over the largest scale; 0: any
     ended_at: int | None = None  # when it was decided to end early
 
     def position(self, step: int) -> float:
@@ -95,6 +96,11 @@ class Schedule:
         """Whether Gaussians are added, moved or removed after this step."""
         inside = self.refine_from <= step < self.refine_until
         return inside and (step - self.refine_from) % self.refine_every == 0
+
+    def keeps_clear_at(self, step: int) -> bool:
+        """Whether Gaussians that grew too large near a camera are shrunk after this step."""
+        due = step % self.refine_every == 0 or step == self.steps - 1
+        return due and self.camera_clearance > 0
 
     @property
     def refinements(self) -> int:
@@ -141,6 +147,7 @@ def plan(options: TrainOptions, *, long_side: int) -> Schedule:
         patience=options.plateau_patience,
         target_psnr_db=options.target_psnr_db,
         min_contribution_px=options.min_contribution_px,
+        camera_clearance=options.camera_clearance,
     )
 
 

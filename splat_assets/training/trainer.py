@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from splat_assets.training.blur import blurred
 from splat_assets.training.contribution import Survey, survey
 from splat_assets.training.dataset import Sample, TrainingSet
 from splat_assets.training.evaluate import mean_scores, score_views
+from splat_assets.training.guards import finite_rows, keep_clear
 from splat_assets.training.optimizer import SplatOptimizer
 from splat_assets.training.per_view import PerView
 from splat_assets.training.plateau import should_end
@@ -88,6 +90,7 @@ class Trainer:
         self.dropped_non_finite = 0  # Gaussians
         self.non_finite_steps = 0  # left out, or (seen on the CPU only) with such gradients
         self._order: list[int] = []
+        self._centers = torch.from_numpy(np.float32(data.train_centers)).to(compute.device)
         self._views_rng = torch.Generator().manual_seed(seed)
         self._noise_rng = torch.Generator(compute.device).manual_seed(seed + 1)
         self._bad_steps = 0
@@ -252,6 +255,8 @@ class Trainer:
         )
         if schedule.min_contribution_px > 0 and self.step == schedule.refine_until:
             self._prune_negligible()
+        if schedule.keeps_clear_at(self.step):
+            keep_clear(self.params, self._centers, schedule.camera_clearance, self.frame.extent)
         if schedule.refines_at(self.step) or self.step == schedule.steps - 1:
             self._drop_non_finite()
 
@@ -324,14 +329,9 @@ class Trainer:
         ):
             self.schedule = schedule.ending(self.step)
 
-    @torch.no_grad()
     def _drop_non_finite(self) -> bool:
         """Remove Gaussians with non-finite parameters; False when none was found, or all are."""
-        params = self.params
-        finite = torch.ones(len(self.optimizer), dtype=torch.bool, device=self.compute.device)
-        for tensor in params.values():
-            if tensor.numel():
-                finite &= torch.isfinite(tensor.reshape(len(tensor), -1)).all(dim=1)
+        finite = finite_rows(self.params)
         bad = int((~finite).sum())
         if bad and bad < len(finite):
             self.optimizer.select(finite)
