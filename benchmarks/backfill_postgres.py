@@ -1,6 +1,6 @@
-"""What it costs to queue a backfill on PostgreSQL: ours against a bare five-asset graph.
+"""What it costs to queue a backfill on PostgreSQL: ours against bare graphs of five assets.
 
-    python -m benchmarks.backfill_postgres --partitions 100
+    python -m benchmarks.backfill_postgres --partitions 100 [--runs 40] [bare] [quiet] [ours] …
 
 Appends to `benchmarks/results/backfill_postgres.md`. See `backfill_queue.py` for what is counted.
 """
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import psutil
 
@@ -25,40 +27,48 @@ HEAD = """# Queueing a backfill on PostgreSQL
 
 `python -m benchmarks.backfill_postgres`: ours against a bare graph of five assets. The runs are
 queued, not executed; CPU seconds are those of daemon and code server, less what they use when
-idle, without sensors. Limits: CPU per run 1.2 times the bare graph's, queries 0.5 s. The queries
-are those of the UI's start page, run list and partition page.
+idle (which is shown). The queries are those of the UI's start page, run list and partition page;
+limit 0.5 s.
 
-| partitions | load | CPU a run, ours / bare | all queued in, ours / bare | queries, median |
-|---|---|---|---|---|
+| project | partitions, runs | load | CPU a run | idle, of a core | queued in | queries, median |
+|---|---|---|---|---|---|---|
 """
-SERVERS = ("code-server", "dagster._daemon", "dagster._grpc", "api grpc")
-MODULE = "benchmarks.graph_overhead_projects"
+SERVERS = ("dagster._daemon", "dagster._grpc", "api grpc")
+OURS, BARE = "benchmarks.graph_overhead_ours", "benchmarks.graph_overhead_bare"
+PROJECTS = {
+    "bare": (BARE, {}),
+    "bare, with as many checks as ours": (BARE, {"SPLAT_BENCH_CHECKS": "yes"}),
+    "ours without sensors": (OURS, {"SPLAT_BENCH_SENSORS": "no"}),
+    "ours": (OURS, {}),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--partitions", type=int, default=100)
-    count = parser.parse_args().partitions
+    parser.add_argument("projects", nargs="*", choices=[*PROJECTS, []], default=[])
+    parser.add_argument("--partitions", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=40)
+    wanted = parser.parse_args()
     os.environ["SPLAT_ASSETS_EXECUTOR"] = "multiprocess"  # no Ray: no run is executed
-    found = {}
-    for project in ("bare", "ours-without-sensors"):
-        os.environ["SPLAT_BENCH_PROJECT"] = project
-        with tempfile.TemporaryDirectory(prefix="backfill-") as folder:
+    for project in wanted.projects or PROJECTS:
+        module, variables = PROJECTS[project]
+        with (
+            mock.patch.dict(os.environ, variables),
+            tempfile.TemporaryDirectory(prefix="backfill-") as folder,
+        ):
             Path(folder).chmod(0o755)
-            found[project] = _measure(Path(folder), count)
-        print(project, found[project].cpu_per_run, file=sys.stderr, flush=True)
-    bare, ours = found.values()
-    row = (
-        f"| {count} | {os.getloadavg()[0]:.0f} | {ours.cpu_per_run:.3f} s / {bare.cpu_per_run:.3f}"
-        f" s = {ours.cpu_per_run / bare.cpu_per_run:.2f} | {ours.seconds:.0f} s / "
-        f"{bare.seconds:.0f} s | {ours.describe_waits()} |\n"
-    )
-    print(row)
-    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else HEAD
-    RESULTS.write_text(text + row, encoding="utf-8")
+            found = _measure(Path(folder), module, wanted.partitions, wanted.runs)
+        row = (
+            f"| {project} | {wanted.partitions}, {wanted.runs} | {os.getloadavg()[0]:.0f} | "
+            f"{found.cpu_per_run:.3f} s | {100 * found.idle:.1f} % | {found.seconds:.0f} s | "
+            f"{found.describe_waits()} |\n"
+        )
+        print(row, file=sys.stderr, flush=True)
+        text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else HEAD
+        RESULTS.write_text(text + row, encoding="utf-8")
 
 
-def _measure(folder: Path, count: int) -> Queued:
+def _measure(folder: Path, module: str, count: int, runs: int) -> Queued:
     data = folder / "data"
     os.environ["SPLAT_ASSETS_DATA"] = str(data)
     names = [f"garden-{number:04}" for number in range(count)]
@@ -68,15 +78,15 @@ def _measure(folder: Path, count: int) -> Queued:
     config = folder / "no-runs.yaml"
     text = (HERE / "dagster.yaml").read_text(encoding="utf-8")
     config.write_text(text.replace("max_concurrent_runs: 16", "max_concurrent_runs: 0"))
-    with stack(folder, module=MODULE, config=config) as running:
-        for name in names:
-            running.query(
-                """mutation($k: String!) { addDynamicPartition(partitionsDefName: "dataset",
-                partitionKey: $k, repositorySelector: {repositoryLocationName: "splat_assets",
-                repositoryName: "__repository__"}) { __typename } }""",
-                k=name,
-            )
-        return queue_backfill(running.query, names, lambda: _cpu_seconds(folder))
+    with stack(folder, module=module, config=config) as running:
+        program = (
+            "import dagster as dg, sys\n"
+            "with dg.DagsterInstance.get() as instance:\n"
+            "    instance.add_dynamic_partitions('dataset', sys.argv[1:])"
+        )
+        environment = dict(running.environment)
+        subprocess.run([sys.executable, "-c", program, *names], env=environment, check=True)
+        return queue_backfill(running.query, names[:runs], lambda: _cpu_seconds(folder))
 
 
 def _cpu_seconds(folder: Path) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from splat_assets.stages import ASSETS
 
-IDLE_SEC = 20.0
+IDLE_SEC = 15.0
 PAUSE_SEC = 2.0  # between two looks of a person with the UI open
 QUERIES = {
     "assets": "{ assetNodes { id assetKey { path } staleStatus } }",

@@ -36,6 +36,12 @@ IN_PROCESS = {"SPLAT_BENCH_EXECUTOR": "in_process"}
 SPAWN = {"SPLAT_BENCH_EXECUTOR": "spawn"}
 NO_SENSORS = {"SPLAT_BENCH_SENSORS": "no"}
 PAIR = ("ours", "bare")
+SIDE_BY_SIDE = {
+    "bare": (BARE, {}),
+    "bare with as many checks": (BARE, {"SPLAT_BENCH_CHECKS": "yes"}),
+    "ours without sensors": (OURS, NO_SENSORS),
+    "ours": (OURS, {}),
+}
 PARTS = ("import", "chain", "idle", "queue", "backfill")
 PARTITIONS = 1000
 SERVERS = ("dagster._daemon", "dagster._grpc", "api grpc", "code-server")
@@ -44,16 +50,17 @@ SERVERS = ("dagster._daemon", "dagster._grpc", "api grpc", "code-server")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
-    parser.add_argument("--runs", type=int, default=30, help="of `queue` and `backfill`")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=10, help="of `queue` and `backfill`")
+    parser.add_argument("--only", action="append", choices=SIDE_BY_SIDE, help="of these two")
+    parser.add_argument("--repeat", type=int, default=3, help="of the others")
     chosen = parser.parse_args()
     be_reaper()
     for part in chosen.parts or PARTS:
         measure = globals()[f"measure_{part}"]
-        found = measure(chosen.runs if part in ("queue", "backfill") else chosen.repeat)
-        for row in found:
+        with_runs = part in ("queue", "backfill")
+        for row in measure(*((chosen.runs, chosen.only) if with_runs else (chosen.repeat,))):
             print(" | ".join(row), flush=True)
-        write(found)
+            write([row])
 
 
 def measure_import(repeat: int) -> list[tuple[str, str, str]]:
@@ -136,51 +143,31 @@ def measure_idle(repeat: int) -> list[tuple[str, str, str]]:
     return rows
 
 
-def measure_queue(runs: int) -> list[tuple[str, str, str]]:
-    bare, quiet, whole = (
-        queue(*project, runs) for project in ((BARE, {}), (OURS, NO_SENSORS), (OURS, {}))
-    )
-    what = f"queueing a run of a backfill ({runs} runs, {PARTITIONS} partitions, SQLite; CPU)"
-    rows = [
-        (
-            f"{what}, {name} against a bare project's",
-            f"{ours.cpu_per_run:.3f} s / {bare.cpu_per_run:.3f} s = "
-            f"{ours.cpu_per_run / bare.cpu_per_run:.2f}; all queued in {ours.seconds:.0f} s / "
-            f"{bare.seconds:.0f} s; idle {100 * ours.idle:.1f} % / {100 * bare.idle:.1f} % of a "
-            "core",
-            "1.2",
-        )
-        for name, ours in (("without sensors", quiet), ("with sensors", whole))
-    ]
-    waits = (("ours", whole), ("bare project", bare))
-    rows += [
-        (f"the UI's queries meanwhile, {name} (wall; median)", queued.describe_waits(), "0.5 s")
-        for name, queued in waits
-    ]
-    return rows
-
-
-def measure_backfill(runs: int) -> list[tuple[str, str, str]]:
-    projects = {"ours": (OURS, {}), "quiet": (OURS, NO_SENSORS), "bare": (BARE, {})}
-    found = {name: backfill(*project, runs) for name, project in projects.items()}
-    bare = found["bare"]["cpu_per_run"]
-    what = f"a run of a backfill, executed ({runs} runs, {PARTITIONS} partitions, SQLite; CPU)"
-    rows = []
-    for name, label in (("quiet", "without sensors"), ("ours", "with sensors")):
-        ours = found[name]["cpu_per_run"]
-        measured = f"{ours:.1f} s / {bare:.1f} s = {ours / bare:.2f}"
-        rows.append((f"{what}, {label} against a bare project's", measured, "1.2"))
-    for name, label in (("ours", "ours"), ("bare", "bare project")):
-        asked = found[name]["queries"]
-        longest = f"{statistics.median(asked):.2f} s, {max(asked):.2f} s of {len(asked)}"
-        rows.append(
-            (
-                f"the UI's queries while runs are executed, {label} (wall; median, longest)",
-                longest,
-                "0.5 s",
+def measure_queue(runs: int, only: list[str]) -> Iterator[tuple[str, str, str]]:
+    for name, project in SIDE_BY_SIDE.items():
+        if name in (only or SIDE_BY_SIDE):
+            found = queue(*project, runs)
+            yield (
+                f"queueing a run of a backfill, {name} ({runs} runs, {PARTITIONS} partitions, "
+                "SQLite; CPU)",
+                f"{found.cpu_per_run:.3f} s; idle {100 * found.idle:.1f} % of a core; queued in "
+                f"{found.seconds:.0f} s; queries {found.describe_waits()}",
+                "1.2 × bare, 0.5 s",
             )
-        )
-    return rows
+
+
+def measure_backfill(runs: int, only: list[str]) -> Iterator[tuple[str, str, str]]:
+    for name, project in SIDE_BY_SIDE.items():
+        if name in (only or SIDE_BY_SIDE):
+            found = backfill(*project, runs)
+            asked = found["queries"]
+            yield (
+                f"a run of a backfill, executed, {name} ({runs} runs, {PARTITIONS} partitions, "
+                "SQLite; CPU of all)",
+                f"{found['cpu_per_run']:.1f} s; run list and partitions asked {len(asked)} times: "
+                f"{statistics.median(asked):.2f} s, at most {max(asked):.2f} s",
+                "1.2 × bare, 0.5 s",
+            )
 
 
 # --- one measurement ------------------------------------------------------------------------------
