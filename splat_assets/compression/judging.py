@@ -27,7 +27,7 @@ from splat_assets.gaussians.splat_model import View
 
 MANY = 300_000  # Gaussians, of which a small picture of the whole does not show each
 _PART = 100_000  # Gaussians at most of a part
-_VIEWS, _CHECKED = 3, 6  # views of each part; parts that results are looked at in, in one view each
+_VIEWS, _CHECKED = 3, 5  # views of each part; parts that results are looked at in, in one view each
 _PART_PROBES, _PART_COMPARED = 1, 1  # pictures of noise a view; views with displaced Gaussians
 _FRAMED = 8_000  # Gaussians of a part that tell where it is
 _BETWEEN = 24  # views between cameras, in which errors are weighed too

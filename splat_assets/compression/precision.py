@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,7 +96,7 @@ class Sensitivity:
             sh0=_rounded(steps["sh0"]),
             opacities=int(np.clip(np.floor(steps["opacities"] * 255), 1, 32)),
             bit_price=_rounded(bit_price),
-            sh_worth=_rounded(float(self.worth["shN"].mean())) if self._count else 0.0,
+            sh_worth=_rounded(self._total("shN") / self._count),
         )
 
     def error(self, precision: Precision) -> float:
@@ -135,7 +136,11 @@ class Sensitivity:
         return max(1, len(self.worth["means"]))
 
     def _total(self, name: str) -> float:
-        return float(self.worth[name].sum())
+        return self._totals[name]
+
+    @cached_property
+    def _totals(self) -> dict[str, float]:
+        return {name: float(values.sum()) for name, values in self.worth.items()}
 
     def _scalar_step(self, name: str, step: float) -> float:
         """The step there will be: none where the values themselves fit the codebook."""
@@ -173,12 +178,15 @@ def measure_sensitivity(
     rng = np.random.default_rng(_SEED)
     worth = {name: np.zeros(n) for name in (*_COMPONENTS, "shN")}
     pixels = 0
+    few, pictures = spread(chosen, compared), []
     for view in chosen:
         frame = Frame(view.width, view.height, antialiased=gaussians.antialiased, depth=False)
         viewmat, K = np.asarray(view.viewmat, np.float64), np.asarray(view.K, np.float64)
         image = np.empty(view.height * view.width * 3, np.float32)
         alphas = np.empty(view.height * view.width, np.float32)
         drawn = draw(splats, viewmat, K, behind, frame, image, alphas, save=True)
+        if any(view is other for other in few):
+            pictures.append(image.reshape(view.height, view.width, 3))
         for _ in range(probes):
             signs = rng.integers(0, 2, image.shape).astype(np.float32) * 2 - 1
             signs[(image < 0) | (image > 1)] = 0  # what is clipped does not change
@@ -198,18 +206,22 @@ def measure_sensitivity(
     worth["means"] *= logs_per_unit.mean(axis=1)
     worth = {name: values / max(pixels, 1) for name, values in worth.items()}
     found = Sensitivity(worth, exact_levels(gaussians), gaussians.shN[0].size if n else 0)
-    few = spread(chosen, compared)
     for _ in range(2):  # the factor depends on the step, and the step on the factor
-        worth["means"] = worth["means"] * _means_factor(gaussians, found, few, background)
+        worth["means"] = worth["means"] * _means_factor(gaussians, found, few, pictures, background)
         found = replace(found, worth=worth)
     return found
 
 
 def _means_factor(
-    gaussians: Gaussians, found: Sensitivity, views: Sequence[View], background: Sequence[float]
+    gaussians: Gaussians,
+    found: Sensitivity,
+    views: Sequence[View],
+    pictures: Sequence[np.ndarray],
+    background: Sequence[float],
 ) -> float:
     """How much more than foretold positions cost that are rounded for usual quality: the first
-    order does not know of Gaussians that change places in the order of depth."""
+    order does not know of Gaussians that change places in the order of depth. `pictures`
+    [H, W, 3] are those of the views as they are."""
     from splat_assets.rendering import render
 
     step = found.precision(_USUAL_DB).means
@@ -217,15 +229,12 @@ def _means_factor(
     offsets = rng.uniform(-step / 2, step / 2, gaussians.means.shape)
     moved = signed_exp(signed_log(gaussians.means) + offsets).astype(np.float32)
     cameras = [render.View(v.viewmat, v.K, v.width, v.height) for v in views]
-    both = (
-        render.render_views(g, cameras, background=background)
-        for g in (gaussians, replace(gaussians, means=moved))
-    )
+    others = render.render_views(replace(gaussians, means=moved), cameras, background=background)
     errors = [
-        float(((np.clip(a.rgb, 0, 1) - np.clip(b.rgb, 0, 1)) ** 2).mean())
-        for a, b in zip(*both, strict=True)
+        float(((np.clip(picture, 0, 1) - np.clip(other.rgb, 0, 1)) ** 2).mean())
+        for picture, other in zip(pictures, others, strict=True)
     ]
-    foretold = float(found.worth["means"].sum()) * 3 * step**2 / 12
+    foretold = found._total("means") * 3 * step**2 / 12
     return float(np.clip(np.mean(errors) / max(foretold, 1e-30), 0.5, 50.0))
 
 

@@ -15,11 +15,10 @@ from typing import Protocol
 
 import numpy as np
 
-from splat_assets.gaussians.transform import multiply_quats, quat_to_matrix
+from splat_assets.gaussians.transform import quat_to_matrix
 
 LEVELS = 256
 QUAT_STEP = 2 / 255 * np.sqrt(0.5)  # of one byte of a packed rotation, in the tangent
-_BLOCK = 1 << 18  # Gaussians worked on at a time
 _TIE = 0.01  # in the cosine of half an angle; a few steps of the packed rotations
 _LLOYD_ROUNDS = 30
 _HISTOGRAM_BINS = 4096
@@ -121,26 +120,13 @@ def canonical_rotations(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarr
         Unit quaternions [N, 4] float64 whose w is positive and as good as the largest any form
         has, and the scales [N, 3].
     """
-    turned, axes = np.empty((len(quats), 4)), np.empty_like(scales)
-    for first in range(0, len(quats), _BLOCK):  # 24 candidates each
-        block = slice(first, first + _BLOCK)
-        turned[block], axes[block] = _smallest_forms(quats[block], scales[block])
-    return turned, axes
+    from splat_assets.compression.kernels import nearest_of_group
 
-
-def _smallest_forms(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     group, source = _octahedral_group()
     q = quats.astype(np.float64)
     q /= np.linalg.norm(q, axis=1, keepdims=True)
-    # w of q ⊗ g is the dot product of q with the conjugate of g
-    conjugate = group * (1, -1, -1, -1)
-    nearness = np.abs(q @ conjugate.T)
     # near ties stay as they are, so that the rounding of a decoded file does not turn them over
-    nearness[:, 0] += _TIE
-    best = nearness.argmax(axis=1)
-    turned = multiply_quats(q, group[best])
-    turned = np.where(turned[:, :1] < 0, -turned, turned)
-    return turned, np.take_along_axis(scales, source[best], axis=1)
+    return nearest_of_group(q, scales, group, source, _TIE)
 
 
 def pack_quats(quats: np.ndarray, step: int = 1, choose: Choose | None = None) -> np.ndarray:

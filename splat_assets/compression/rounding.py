@@ -13,10 +13,11 @@ from numba import njit
 _ROUNDS = 3  # of choosing values and counting them
 _REACH = 6  # levels to either side of the nearest
 _RARE = 0.3  # how often a value not seen counts as seen
+_COUNTED = 1 << 16  # numbers among which frequencies are counted, at least
 
 
 def thrifty(x: np.ndarray, levels: np.ndarray, worth: np.ndarray, bit_price: float) -> np.ndarray:
-    """[N, C] int64 index of the level that costs least.
+    """[N, C] int16 index of the level that costs least.
 
     Args:
         x: [N, C].
@@ -25,16 +26,19 @@ def thrifty(x: np.ndarray, levels: np.ndarray, worth: np.ndarray, bit_price: flo
         bit_price: error of the picture that is worth one bit.
     """
     levels, worth = levels.astype(np.float64), worth.astype(np.float64)
-    middles = (levels[1:] + levels[:-1]) / 2
-    codes = np.empty(x.shape, np.int64)
+    codes = np.empty(x.shape, np.int16)
+    sample = slice(None, None, max(1, len(x) // _COUNTED))
     for channel in range(x.shape[1]):
         numbers = np.ascontiguousarray(x[:, channel], np.float64)
-        near = np.searchsorted(middles, numbers)
-        chosen = near.copy()
+        some, its_worth = np.ascontiguousarray(numbers[sample]), worth[sample]
+        chosen = np.empty(len(some), np.int16)
+        prices = np.zeros(len(levels))  # to begin with, the nearest
         for _ in range(_ROUNDS):
+            _cheapest(some, levels, its_worth, prices, chosen)
             seen = np.bincount(chosen, minlength=len(levels)) + _RARE
             prices = bit_price * -np.log2(seen / seen.sum())
-            _cheapest(numbers, near, levels, worth, prices, chosen)
+        chosen = np.empty(len(numbers), np.int16)
+        _cheapest(numbers, levels, worth, prices, chosen)
         codes[:, channel] = chosen
     return codes
 
@@ -42,17 +46,32 @@ def thrifty(x: np.ndarray, levels: np.ndarray, worth: np.ndarray, bit_price: flo
 @njit(cache=True, nogil=True)
 def _cheapest(
     numbers: np.ndarray,
-    near: np.ndarray,
     levels: np.ndarray,
     worth: np.ndarray,
     prices: np.ndarray,
     chosen: np.ndarray,
 ) -> None:
+    least = prices.min()
+    last = len(levels) - 1
     for i in range(len(numbers)):
-        best = np.inf
-        for k in range(max(0, near[i] - _REACH), min(len(levels), near[i] + _REACH + 1)):
-            off = levels[k] - numbers[i]
-            cost = worth[i] * off * off + prices[k]
-            if cost < best:
-                best = cost
-                chosen[i] = k
+        number = numbers[i]
+        low, high = 0, last
+        while low < high:  # the nearest level
+            middle = (low + high) // 2
+            if number > (levels[middle] + levels[middle + 1]) / 2:
+                low = middle + 1
+            else:
+                high = middle
+        off = levels[low] - number
+        best, found = worth[i] * off * off + prices[low], low
+        for step in (-1, 1):
+            k = low + step
+            while 0 <= k <= last and abs(k - low) <= _REACH:
+                off = levels[k] - number
+                error = worth[i] * off * off
+                if error + least >= best:  # those farther away cost more
+                    break
+                if error + prices[k] < best:
+                    best, found = error + prices[k], k
+                k += step
+        chosen[i] = found

@@ -97,7 +97,13 @@ def plas_order(features: np.ndarray, start: np.ndarray, *, seed: int) -> np.ndar
 
 
 def _along(key: Callable[[np.ndarray], np.ndarray], positions: np.ndarray) -> np.ndarray:
-    return np.argsort(key(positions), kind="stable")
+    """The order of keys of 48 bits; 16 at a time, which numpy sorts by counting."""
+    keys = key(positions)
+    order = np.arange(len(keys))
+    for shift in range(0, 3 * POSITION_BITS, 16):
+        digits = (keys[order] >> np.uint64(shift)).astype(np.uint16)
+        order = order[np.argsort(digits, kind="stable")]
+    return order
 
 
 def morton_key(positions: np.ndarray) -> np.ndarray:
@@ -109,30 +115,10 @@ def morton_key(positions: np.ndarray) -> np.ndarray:
 
 
 def hilbert_key(positions: np.ndarray) -> np.ndarray:
-    """[N] uint64: the index along a 3-D Hilbert curve of 16-bit coordinates [N, 3].
+    """[N] uint64: the index along a 3-D Hilbert curve of 16-bit coordinates [N, 3]."""
+    from splat_assets.compression.kernels import along_hilbert
 
-    Skilling, "Programming the Hilbert curve" (AIP Conf. Proc. 707, 2004), on whole arrays.
-    """
-    x = [positions[:, axis].astype(np.uint32) for axis in range(3)]
-    # from the highest bit down, undo what the curve turned and mirrored above it
-    for level in range(POSITION_BITS - 1, 0, -1):
-        bit, below = np.uint32(1 << level), np.uint32((1 << level) - 1)
-        for axis in range(3):
-            is_set = (x[axis] & bit) != 0
-            swapped = np.where(is_set, np.uint32(0), (x[0] ^ x[axis]) & below)
-            x[0] = x[0] ^ np.where(is_set, below, swapped)
-            x[axis] = x[axis] ^ swapped
-    # Gray decoding across the axes
-    x[1] = x[1] ^ x[0]
-    x[2] = x[2] ^ x[1]
-    flip = np.zeros_like(x[0])
-    for level in range(POSITION_BITS - 1, 0, -1):
-        bit = np.uint32(1 << level)
-        flip = np.where((x[2] & bit) != 0, flip ^ (bit - np.uint32(1)), flip)
-    key = np.zeros(len(positions), np.uint64)
-    for axis in range(3):
-        key |= _spread((x[axis] ^ flip).astype(np.uint64)) << np.uint64(2 - axis)
-    return key
+    return along_hilbert(positions, POSITION_BITS)
 
 
 def _spread(values: np.ndarray) -> np.ndarray:

@@ -152,7 +152,7 @@ class _InMemory:
         return self._gaussians.means
 
     def take(self, index: np.ndarray | slice) -> Gaussians:
-        return self._gaussians.select(index)  # type: ignore[arg-type]
+        return self._gaussians.select(index)
 
 
 @dataclass

@@ -39,6 +39,7 @@ _ROUNDS = 6
 _CLOSE_DB = 0.15
 _LEAST_STEP_DB = 0.3
 _LOOKS, _OFF_DB = 3, 0.7  # at what a preset will give; from its goal, more after each look
+_PARTS_DB = 5.5  # that parts are seen to fall short of what is foretold from few views of each
 _TUNED_DB = 1.15  # that adjusting colours brings
 _LOOKED_AT = 5_000_000  # Gaussians up to which a preset's result is looked at
 _CLOSE_SIZE = 0.02
@@ -208,6 +209,8 @@ class _Aim:
         # colours are adjusted once, at the end; what that brings is much the same everywhere
         goal = self._goal - self._tuned_db
         aim, reached, tried = goal, None, list[tuple[float, float]]()
+        if self._checks.part_of is not None:
+            aim += _PARTS_DB
         for look in range(_LOOKS):
             precision = self._storage(aim)
             reached = self._foreseen(precision) if self._looks else None

@@ -58,7 +58,9 @@ def clean(gaussians: Gaussians, *, drop_invisible: bool = False) -> tuple[Gaussi
     n = len(gaussians)
     finite = np.ones(n, dtype=bool)
     for array in arrays:
-        finite &= np.isfinite(array.reshape(n, -1)).all(axis=1) if array.size else True
+        is_finite = np.isfinite(array)
+        if not is_finite.all():  # seldom; by row it takes much longer
+            finite &= is_finite.reshape(n, -1).all(axis=1)
     # float64: the square of a tiny but valid quaternion underflows in float32
     lengths = np.linalg.norm(gaussians.quats.astype(np.float64), axis=1)
     turned = np.nan_to_num(lengths) > 0

@@ -100,7 +100,7 @@ def test_a_sorter_that_fails_is_replaced_by_the_next(monkeypatch: pytest.MonkeyP
     assert sorting.order == "morton" and sorting.note.endswith(": morton (built-in) was used.")
     # an order that loses Gaussians is none
     monkeypatch.setattr(
-        "splat_assets.compression.sorting.morton_key", lambda positions: np.zeros(3)
+        "splat_assets.compression.sorting.morton_key", lambda positions: np.zeros(3, np.uint64)
     )
     sorting = sort_gaussians("hilbert", positions, _no_features)
     assert sorting.order == "none" and "morton (built-in) did not give an order" in sorting.note
