@@ -86,6 +86,13 @@ def camera_position(viewmat: np.ndarray) -> np.ndarray:
     return -viewmat[:3, :3].T @ viewmat[:3, 3]
 
 
+def middle_ray(view: View) -> np.ndarray:
+    """[3] unit vector through the middle of the picture, which need not be the principal point."""
+    middle = np.array([view.width / 2, view.height / 2, 1.0])
+    ray = view.viewmat[:3, :3].T @ np.linalg.solve(view.K, middle)
+    return ray / np.linalg.norm(ray)
+
+
 def fov_of_long_side(view: View) -> float:
     """Degrees that the longer side of the picture spans."""
     wide = view.width >= view.height

@@ -23,7 +23,7 @@ from splat_assets.errors import TransientError, UserError
 from splat_assets.formats.registry import LOD_META
 from splat_assets.gaussians.splat_model import View
 from splat_assets.viewing import vendor_fetch
-from splat_assets.viewing.camera import camera_position, fov_of_long_side
+from splat_assets.viewing.camera import camera_position, fov_of_long_side, middle_ray
 
 VENDOR_VARIABLE = "SPLAT_ASSETS_VIEWER"
 # phones and Safari give up on pages of a few hundred megabytes; larger scenes stay a file beside it
@@ -117,7 +117,7 @@ def viewer_settings(
     """The viewer's settings, version 2, with the camera in its frame (the splat turned by 180
     degrees about z, so that y is up)."""
     position = camera_position(view.viewmat)
-    forward = view.viewmat[2, :3]
+    forward = middle_ray(view)  # the viewer's principal point is the middle
     ahead = 2.0 if target is None else float((np.asarray(target) - position) @ forward)
     if ahead <= 1e-6:
         ahead = float(np.linalg.norm(np.asarray(target) - position)) or 2.0

@@ -12,6 +12,7 @@ from splat_assets.viewing.camera import (
     camera_position,
     fov_of_long_side,
     look_at,
+    middle_ray,
     orbit_views,
     pick_view,
     turn_view,
@@ -106,3 +107,11 @@ def test_field_of_view_is_of_the_longer_side() -> None:
     K = np.array([[100.0, 0, 100], [0, 60, 50], [0, 0, 1]])
     assert fov_of_long_side(View("w", 200, 100, K, np.eye(4), False, None)) == pytest.approx(90)
     assert fov_of_long_side(View("h", 100, 120, K, np.eye(4), False, None)) == pytest.approx(90)
+
+
+def test_the_middle_of_the_picture_is_where_the_ray_goes() -> None:
+    K = np.array([[50.0, 0, 40], [0, 60, 20], [0, 0, 1]])
+    view = replace(_view("off axis", (1, -2, -4), np.array([0.5, 0, 0])), K=K)
+    point = camera_position(view.viewmat) + 3 * middle_ray(view)
+    x, y, z = K @ (view.viewmat[:3, :3] @ point + view.viewmat[:3, 3])
+    np.testing.assert_allclose([x / z, y / z], [32, 24])
