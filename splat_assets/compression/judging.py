@@ -27,7 +27,7 @@ from splat_assets.gaussians.splat_model import View
 
 MANY = 300_000  # Gaussians, of which a small picture of the whole does not show each
 _PART = 100_000  # Gaussians at most of a part
-_VIEWS, _CHECKED = 3, 5  # views of each part; parts that results are looked at in, in one view each
+_VIEWS, _CHECKED = 3, 6  # views of each part; parts that results are looked at in, in one view each
 _PART_PROBES, _PART_COMPARED = 1, 1  # pictures of noise a view; views with displaced Gaussians
 _FRAMED = 8_000  # Gaussians of a part that tell where it is
 _BETWEEN = 24  # views between cameras, in which errors are weighed too
@@ -137,7 +137,8 @@ def _looks_at_parts(gaussians: Gaussians) -> tuple[Looks, Looks]:
         near, sides = around(*sphere, side=_SIDE), around(*sphere, side=_CHECK_SIDE)
         places = [(5 * number + 13 * view) % len(near) for view in range(_VIEWS)]
         weighed.append(tuple(near[place] for place in places))
-        checks.append((sides[(places[0] + 6) % len(sides)],) if number in checked else ())
+        # every second is as far away as the part is large: one part is like another
+        checks.append((sides[(10 * number + 6) % len(sides)],) if number in checked else ())
     return Looks(tuple(weighed), part_of), Looks(tuple(checks), part_of)
 
 

@@ -211,13 +211,16 @@ class _Aim:
         aim, reached, tried = goal, None, list[tuple[float, float]]()
         if self._checks.part_of is not None:
             aim += _PARTS_DB
-        for look in range(_LOOKS):
-            precision = self._storage(aim)
+        precision = self._storage(aim)
+        for look in range(1, _LOOKS + 1):
             reached = self._foreseen(precision) if self._looks else None
-            if reached is None or abs(reached - goal) <= (1 + look) * _OFF_DB or look + 1 == _LOOKS:
+            if reached is None or abs(reached - goal) <= look * _OFF_DB or look == _LOOKS:
                 break
             tried.append((aim, reached))
             aim = _next_aim(tried, goal)
+            before, precision = precision, self._storage(aim)
+            if precision == before:  # finer than that cannot be
+                break
         encoded = self._encoder.encode(precision, self._span(0, 0.0, 0.5))
         tuned = self._finetuned(encoded, _ROUNDS - 1)
         if self._tuned_db and tuned is encoded:  # it failed: the rest has to be finer
