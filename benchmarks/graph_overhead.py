@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=SIDE_BY_SIDE, help="of these two")
     parser.add_argument("--repeat", type=int, default=3, help="of the others")
     chosen = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as what pip installed is
     be_reaper()
     for part in chosen.parts or PARTS:
         measure = globals()[f"measure_{part}"]
