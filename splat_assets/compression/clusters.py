@@ -22,7 +22,7 @@ _BLOCK_ROWS = 1 << 14
 _EXACT_WORK = 5e7  # point-centre pairs up to which every centre is tried
 _SEARCHED = 0.15  # share of the centres that is tried otherwise
 _BATCHES = 4  # in which new entries are drawn
-_SAMPLE = 24_000  # vectors from which centres are learned
+_SAMPLE, _EACH = 24_000, 6  # vectors from which centres are learned, at least and of each
 _ROUNDS = 2  # of Lloyd's after each growth
 
 
@@ -56,11 +56,13 @@ class Clusterings:
         self._points, self._mass = points, mass
         self._known: list[Clustering] = []
         self._rng = np.random.default_rng(seed)
-        self._learned, self._weights = points, mass / mass.sum()
-        if len(points) > _SAMPLE and max(sizes, default=0) <= _SAMPLE // 2:
+        self._weights = mass / mass.sum()
+        self._drawn = np.arange(len(points))  # in the order in which they are learned from
+        most = _sample_of(max(self.sizes, default=0))
+        if most < len(points):
             p = _flattened(self._weights)
-            chosen = np.sort(self._rng.choice(len(points), _SAMPLE, replace=False, p=p))
-            self._learned, self._weights = points[chosen], self._weights[chosen]
+            self._drawn = self._rng.choice(len(points), most, replace=False, p=p)
+        self._learned = self._drawn[:0]
         self._centers = points[:0]
         self._errors = np.zeros(0)
 
@@ -73,15 +75,19 @@ class Clusterings:
         return self._known[index]
 
     def _grown(self, size: int) -> Clustering:
-        points, weights = self._learned, self._weights
+        learned = np.sort(self._drawn[: _sample_of(size)])
+        points, weights = self._points[learned], self._weights[learned]
         if not len(self._centers):
             start = min(len(points), max(min(64, size), size // 4))
             seeds = self._rng.choice(len(points), start, replace=False, p=_flattened(weights))
             self._centers, labels, self._errors = lloyd(points, weights, points[seeds], _ROUNDS)
+        elif len(learned) > len(self._learned):
+            self._errors = nearest(points, self._centers)[1]
+        self._learned = learned
         if len(self._centers) < size:
             centers = grow(points, weights, self._centers, self._errors, size, self._rng)
             self._centers, labels, self._errors = lloyd(points, weights, centers, _ROUNDS)
-        if points is not self._points:
+        if len(points) < len(self._points):
             labels, _ = nearest(self._points, self._centers)
         centers = weighted_means(self._points, self._mass, labels, self._centers)
         error = 0.0
@@ -90,6 +96,11 @@ class Clusterings:
             off = self._points[rows] - centers[labels[rows]]
             error += float(self._mass[rows] @ np.einsum("nd,nd->n", off, off))
         return Clustering(centers, labels, np.bincount(labels, self._mass, len(centers)), error)
+
+
+def _sample_of(size: int) -> int:
+    """How many vectors `size` centres are learned from."""
+    return max(_SAMPLE, _EACH * size)
 
 
 def nearest(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
