@@ -119,7 +119,8 @@ def weigh_errors(
         )
         for name, values in found.worth.items():
             # pictures of other parts do not change
-            worth.setdefault(name, np.zeros(len(gaussians)))[index] = values / len(looks.views)
+            whole = worth.setdefault(name, np.zeros((len(gaussians), *values.shape[1:])))
+            whole[index] = values / len(looks.views)
     return replace(found, worth=worth, exact_levels=exact_levels(gaussians))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from splat_assets.compression.clusters import Clustering, Clusterings, nearest, weighted_means
 from splat_assets.compression.quantize import LEVELS, Codebook, fit_codebook
+from splat_assets.compression.sog_images import Pictures
 from splat_assets.progress import Progress, silent
 
 MAX_ENTRIES = 65536
@@ -26,18 +27,28 @@ _LEARNED = 24_000  # vectors that the work of one clustering counts at most
 _UNSURE = 1.4  # times what a palette of all vectors is foretold to cost
 _TIERS = (1, 2)  # of precision in a palette
 _LEAST_TIER = 512  # entries
+_FINER = 0.7  # times the step at which every number is worth its bits: rounding is thrifty besides
 _FINE_ENOUGH = 2.0  # bits' price a number: of twice that error, a finer codebook may pay
 
-Pictures = tuple[bytes, bytes]  # of entries and of labels
+
+@dataclass(frozen=True)
+class Drawn:
+    """The encoded pictures of a palette, with its entries numbered anew."""
+
+    pictures: Pictures
+    order: np.ndarray | None = None  # [N] of the Gaussians in the file; None: as they are
+    more_bytes: int = 0  # that this order adds to other pictures
 
 
 class Draw(Protocol):
-    """Encodes codes [K, D] and labels [N]; it may number entries anew. As a trial it is quick, and
-    a little larger."""
+    """Encodes codes [K, D] and labels [N]; as a trial it is quick, and a little larger.
+
+    `tier` [K] tells entries whose codes are of a kind, the greater ones first in `codes`.
+    """
 
     def __call__(
-        self, codes: np.ndarray, labels: np.ndarray, *, trial: bool = False
-    ) -> Pictures: ...
+        self, codes: np.ndarray, labels: np.ndarray, tier: np.ndarray, *, trial: bool = False
+    ) -> Drawn: ...
 
 
 @dataclass(frozen=True)
@@ -48,12 +59,13 @@ class Palette:
     labels: np.ndarray  # [N] int64
     book: Codebook
     error: float  # of the picture: Σ worth · squared distance
-    pictures: Pictures
+    tier: np.ndarray  # [K] greater for entries stored more finely
+    drawn: Drawn
     kind: str  # "shared", or "own" where nearly every Gaussian has its own
 
     @property
     def num_bytes(self) -> int:
-        return sum(len(picture) for picture in self.pictures)
+        return sum(len(picture) for picture in self.drawn.pictures) + self.drawn.more_bytes
 
 
 class PaletteSearch:
@@ -113,7 +125,7 @@ class PaletteSearch:
         return None if worthless else best
 
     def _finished(self, palette: Palette) -> Palette:
-        return replace(palette, pictures=self._draw(palette.codes, palette.labels))
+        return replace(palette, drawn=self._draw(palette.codes, palette.labels, palette.tier))
 
     def _own(self, price: float) -> Palette:
         return replace(self._quantized(self._each, price), kind="own")
@@ -205,14 +217,14 @@ class PaletteSearch:
         if price > 0:
             for t in present:
                 worth = usage[tier == t].mean()
-                steps[t] = max(math.sqrt(6 * price / math.log(2) / worth), finest)
+                steps[t] = max(_FINER * math.sqrt(6 * price / math.log(2) / worth), finest)
         book = fit_codebook(entries, usage[:, None], float(steps[present].min()))
-        codes = book.encode(entries)
-        if book.step > 0:
-            for t in range(tiers):
-                stride = int(steps[t] / book.step + 0.01)
-                if stride > 1:
-                    codes[tier == t] = book.encode_coarsely(entries[tier == t], stride)
+        codes = np.empty(entries.shape, np.uint8)
+        for t in present:
+            stride = int(steps[t] / book.step + 0.01) if book.step > 0 else 1
+            used_levels = book.levels(max(stride, 1))
+            chosen = _rounded(entries[tier == t], book.values[used_levels], usage[tier == t], price)
+            codes[tier == t] = used_levels[chosen]
         # entries are the means of what they serve, so that errors of rounding only add
         off = book.decode(codes) - entries
         error = clustering.error + float(usage @ np.einsum("kd,kd->k", off, off, dtype=np.float64))
@@ -220,9 +232,22 @@ class PaletteSearch:
         order = np.lexsort((clustering.along[used], -tier))
         codes, place = codes[order], np.argsort(order, kind="stable")
         codes, names = _distinct(codes)
+        tier_of = np.zeros(len(codes), np.int64)
+        np.maximum.at(tier_of, names, tier[order])
         labels = names[place[labels]][self._inverse]
-        pictures = self._draw(codes, labels, trial=True)
-        return Palette(codes, labels, book, error, pictures, "shared")
+        drawn = self._draw(codes, labels, tier_of, trial=True)
+        return Palette(codes, labels, book, error, tier_of, drawn, "shared")
+
+
+def _rounded(
+    entries: np.ndarray, levels: np.ndarray, usage: np.ndarray, price: float
+) -> np.ndarray:
+    """[K, D] index into `levels`."""
+    from splat_assets.compression.rounding import thrifty_colors
+
+    colors = entries.reshape(-1, 3)
+    worth = np.repeat(usage, len(colors) // len(entries))
+    return thrifty_colors(colors, levels, worth, price).reshape(entries.shape)
 
 
 def _cost(palette: Palette, price: float) -> float:

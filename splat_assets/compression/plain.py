@@ -3,11 +3,9 @@ ones fails. Nothing is learned, and little memory is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from splat_assets.compression.palette import MAX_ENTRIES, Palette, Pictures
+from splat_assets.compression.palette import MAX_ENTRIES, Draw, Palette
 from splat_assets.compression.quantize import LEVELS, Codebook
 
 _SAMPLES = 4096  # entries where there are too many vectors for each to be one
@@ -24,7 +22,7 @@ def plain_palette(
     points: np.ndarray,
     worth: np.ndarray,
     *,
-    draw: Callable[[np.ndarray, np.ndarray], Pictures],
+    draw: Draw,
     size: int | None = None,
 ) -> Palette:
     """Every vector of `points` [N, D] its own entry; where they are too many (more than `size`),
@@ -43,7 +41,8 @@ def plain_palette(
         rows = slice(first, first + _ROWS)
         distance = ((stored[labels[rows]] - points[rows]) ** 2).sum(axis=1, dtype=np.float64)
         error += float(worth[rows] @ distance)
-    return Palette(codes, labels, book, error, draw(codes, labels), kind)
+    tier = np.zeros(len(codes), np.int64)
+    return Palette(codes, labels, book, error, tier, draw(codes, labels, tier), kind)
 
 
 def _nearest(points: np.ndarray, entries: np.ndarray) -> np.ndarray:

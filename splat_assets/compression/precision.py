@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from splat_assets.compression.quantize import LEVELS, QUAT_STEP, signed_exp, signed_log
+from splat_assets.compression.quantize import (
+    LEVELS,
+    OTHERS,
+    QUAT_STEP,
+    canonical_rotations,
+    signed_exp,
+    signed_log,
+    smallest_three,
+)
 from splat_assets.compression.views import picture_side, shrunk, spread
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.splat_model import View
@@ -35,6 +43,7 @@ _LEAST_SEEN = 1 / 32  # of the mean, the same for other numbers
 _NEARLY = 1.15  # times the error of the finest storage: what is left to gain is not worth its bytes
 _WORK = 2e6  # Gaussians times pictures drawn
 _LEAST_VIEWS, _MAX_VIEWS, _MAX_PROBES = 6, 36, 3
+_FINER = 0.7  # times the step at which every number is worth its bits: rounding is thrifty besides
 _SIDE = 256  # pixels
 _COMPARED_VIEWS, _USUAL_DB = 4, 48.0
 _SEED = 0
@@ -56,12 +65,16 @@ class Precision:
 @dataclass(frozen=True)
 class Sensitivity:
     """Mean squared error of a picture (0..1) per squared unit of error in one number of each
-    property ("means" in the signed logarithm, "quats" in the tangent, "opacities" of 0..1) of each
-    Gaussian: [N] float64 under the property's name, "shN" included."""
+    property ("means" in the signed logarithm, "quats" and "scales" in the form that is stored,
+    "opacities" of 0..1) of each Gaussian: [N, C] float64 under the property's name; "shN" [N], of
+    any of its coefficients."""
 
     worth: dict[str, np.ndarray]
     exact_levels: dict[str, tuple[float, int]]  # span and number of distinct values
     sh_numbers: int = 0  # SH coefficients beyond the first, of all channels
+    # below steps of this, the error of positions falls with the step and not with its square:
+    # Gaussians that change places in the order of depth leave most of it
+    means_step: float = 0.0
 
     def precision(self, psnr_db: float) -> Precision:
         """The coarsest storage with which pictures should have `psnr_db`."""
@@ -86,9 +99,12 @@ class Sensitivity:
         """The steps at which one bit more or less of a number is worth `bit_price`."""
         steps = {}
         for name in _COMPONENTS:
-            worth = max(self._total(name) / self._count, 1e-300)
+            worth = max(self._total(name) / (self._count * _COMPONENTS[name]), 1e-300)
             step = math.sqrt(6 * bit_price / math.log(2) / worth)
-            steps[name] = min(step, _COARSEST[name])
+            if name == "means":
+                slower = 2 * step**2 / max(self.means_step, 1e-300)
+                step = min(slower, max(step, self.means_step))
+            steps[name] = min(_FINER * step, _COARSEST[name])
         return Precision(
             means=_rounded(steps["means"]) if math.isfinite(steps["means"]) else 1.0,
             quats=int(np.clip(np.floor(steps["quats"] / QUAT_STEP), 1, 64)),
@@ -108,16 +124,19 @@ class Sensitivity:
             "sh0": self._scalar_step("sh0", precision.sh0),
             "opacities": precision.opacities / 255,
         }
-        return sum(self._total(n) * _COMPONENTS[n] * s**2 / 12 for n, s in steps.items())
+        squares = {name: step**2 for name, step in steps.items()}
+        squares["means"] *= self._more_for_means(precision.means)
+        return sum(self._total(name) * square / 12 for name, square in squares.items())
 
     def select(self, keep: np.ndarray) -> Sensitivity:
         """Of some of the Gaussians."""
         return replace(self, worth={name: values[keep] for name, values in self.worth.items()})
 
-    def floored(self, name: str) -> np.ndarray:
-        """[N] what an error in one number costs; what no view shows is not worth nothing."""
+    def floored(self, name: str, precision: Precision) -> np.ndarray:
+        """[N, C] what an error in a number costs; what no view shows is not worth nothing."""
         worth = self.worth[name]
-        return np.maximum(worth, max(_LEAST_SEEN * float(worth.mean()), 1e-30))
+        worth = np.maximum(worth, max(_LEAST_SEEN * float(worth.mean()), 1e-30))
+        return worth * self._more_for_means(precision.means) if name == "means" else worth
 
     @property
     def sh_worth(self) -> np.ndarray:
@@ -129,7 +148,11 @@ class Sensitivity:
     @property
     def removal(self) -> np.ndarray:
         """[N] error of the picture per squared opacity taken away."""
-        return self.worth["opacities"]
+        return self.worth["opacities"][:, 0]
+
+    def _more_for_means(self, step: float) -> float:
+        """How much more errors cost than the square of this step says."""
+        return max(1.0, self.means_step / max(step, 1e-6))
 
     @property
     def _count(self) -> int:
@@ -172,11 +195,14 @@ def measure_sensitivity(
     n = len(gaussians)
     chosen, affordable = _probes(views, n)
     probes = affordable if probes is None else probes
+    quats, scales = canonical_rotations(gaussians.quats, gaussians.scales)
+    gaussians = replace(gaussians, quats=quats.astype(np.float32), scales=scales)
     splats = as_splats(gaussians)
-    tangent = _tangent(gaussians.quats)
+    largest, small = smallest_three(quats)
     behind = np.asarray(background, np.float32)
     rng = np.random.default_rng(_SEED)
-    worth = {name: np.zeros(n) for name in (*_COMPONENTS, "shN")}
+    worth: dict[str, np.ndarray] = {k: np.zeros((n, count)) for k, count in _COMPONENTS.items()}
+    worth["shN"] = np.zeros(n)
     pixels = 0
     few, pictures = spread(chosen, compared), []
     for view in chosen:
@@ -192,39 +218,40 @@ def measure_sensitivity(
             signs[(image < 0) | (image > 1)] = 0  # what is clipped does not change
             into = Gradients.empty(splats, 1)
             draw_backward(splats, viewmat, frame, drawn, signs, None, False, into, 0)
-            turned = np.einsum("nk,nik->ni", into.quats, tangent)
-            stretched = into.scales * splats.scales
-            worth["means"] += _mean_square(into.means)
-            worth["quats"] += _mean_square(turned)
-            worth["scales"] += _mean_square(stretched)
-            worth["opacities"] += into.opacities.astype(np.float64) ** 2
-            worth["sh0"] += _mean_square(into.colors[0].reshape(n, 3))
+            worth["means"] += _squares(into.means)
+            worth["quats"] += _squares(_of_small(into.quats, largest, small))
+            worth["scales"] += _squares(into.scales * splats.scales)
+            worth["opacities"] += _squares(into.opacities[:, None])
+            worth["sh0"] += _squares(into.colors[0].reshape(n, 3))
             if gaussians.sh_degree:
-                worth["shN"] += _mean_square(into.colors[1].reshape(n, -1))
+                worth["shN"] += _squares(into.colors[1].reshape(n, -1)).mean(axis=1)
             pixels += image.size
     logs_per_unit = (1 + np.abs(gaussians.means.astype(np.float64))) ** 2
-    worth["means"] *= logs_per_unit.mean(axis=1)
+    worth["means"] *= logs_per_unit
     worth = {name: values / max(pixels, 1) for name, values in worth.items()}
     found = Sensitivity(worth, exact_levels(gaussians), gaussians.shN[0].size if n else 0)
+    step = 0.0
     for _ in range(2):  # the factor depends on the step, and the step on the factor
-        worth["means"] = worth["means"] * _means_factor(gaussians, found, few, pictures, background)
+        step = found.precision(_USUAL_DB).means
+        factor = _means_factor(gaussians, found, step, few, pictures, background)
+        worth["means"] = worth["means"] * factor
         found = replace(found, worth=worth)
-    return found
+    return replace(found, means_step=step)
 
 
 def _means_factor(
     gaussians: Gaussians,
     found: Sensitivity,
+    step: float,
     views: Sequence[View],
     pictures: Sequence[np.ndarray],
     background: Sequence[float],
 ) -> float:
-    """How much more than foretold positions cost that are rounded for usual quality: the first
+    """How much more than foretold positions cost that are rounded to multiples of `step`: the first
     order does not know of Gaussians that change places in the order of depth. `pictures`
     [H, W, 3] are those of the views as they are."""
     from splat_assets.rendering import render
 
-    step = found.precision(_USUAL_DB).means
     rng = np.random.default_rng(_SEED)
     offsets = rng.uniform(-step / 2, step / 2, gaussians.means.shape)
     moved = signed_exp(signed_log(gaussians.means) + offsets).astype(np.float32)
@@ -234,7 +261,7 @@ def _means_factor(
         float(((np.clip(picture, 0, 1) - np.clip(other.rgb, 0, 1)) ** 2).mean())
         for picture, other in zip(pictures, others, strict=True)
     ]
-    foretold = found._total("means") * 3 * step**2 / 12
+    foretold = found._total("means") * step**2 / 12
     return float(np.clip(np.mean(errors) / max(foretold, 1e-30), 0.5, 50.0))
 
 
@@ -260,17 +287,17 @@ def _probes(views: Sequence[View], count: int) -> tuple[list[View], int]:
     return [shrunk(view, side) for view in picked], probes
 
 
-def _tangent(quats: np.ndarray) -> np.ndarray:
-    """[N, 3, 4] the change of each unit quaternion per small turn (1, e) around its own axes."""
-    w, x, y, z = quats.astype(np.float32).T
-    turns = ((-x, w, z, -y), (-y, -z, w, x), (-z, y, -x, w))
-    return np.stack([np.stack(turn, axis=1) for turn in turns], axis=1)
+def _of_small(slopes: np.ndarray, largest: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """[N, 3] slopes of the three numbers that are stored of a unit quaternion, from those of all
+    four [N, 4]: what the three change, the largest makes up for."""
+    rest = np.sqrt(np.maximum(1 - (small**2).sum(axis=1, keepdims=True), 0.25))
+    stored = np.take_along_axis(slopes, OTHERS[largest], axis=1)
+    return stored - small / rest * np.take_along_axis(slopes, largest[:, None], axis=1)
 
 
-def _mean_square(gradients: np.ndarray) -> np.ndarray:
-    """[N] over the columns of [N, C]; NaN and infinity count nothing."""
-    squares = np.einsum("nc,nc->n", gradients, gradients, dtype=np.float64)
-    return np.nan_to_num(squares, posinf=0.0) / gradients.shape[1]
+def _squares(gradients: np.ndarray) -> np.ndarray:
+    """float64; NaN and infinity count nothing."""
+    return np.nan_to_num(gradients.astype(np.float64) ** 2, posinf=0.0)
 
 
 def exact_levels(gaussians: Gaussians) -> dict[str, tuple[float, int]]:

@@ -8,6 +8,7 @@ halves the range of what has to be stored.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations, product
@@ -50,11 +51,11 @@ class QuantizedMeans:
 
 
 def quantize_means(
-    means: np.ndarray, step: float = 0.0, choose: Choose | None = None
+    means: np.ndarray, step: float = 0.0, choose: Sequence[Choose] | None = None
 ) -> QuantizedMeans:
     """Positions [N, 3] on even levels of their signed logarithm, `step` apart or a little less
-    where 65536 levels would be finer. `choose` may take other levels than the nearest, of those
-    that share the high byte.
+    where 65536 levels would be finer. `choose`, one for each axis, may take other levels than the
+    nearest, of those that share the high byte.
 
     Levels are thinned out in the low byte, which then has few values, and not by moving `maxs` away
     to leave the upper levels unused: viewers take the scene's box from `maxs`, and their depth sort
@@ -73,7 +74,7 @@ def quantize_means(
         for axis, levels in enumerate(per_high_byte):
             inside = (places[:, axis] - high[:, axis] * levels)[:, None]
             unit = float(span[axis] / last[axis])
-            low[:, axis] = choose(inside, np.arange(levels), unit)[:, 0]
+            low[:, axis] = choose[axis](inside, np.arange(levels), unit)[:, 0]
     values = (256 * high + 256 * low // per_high_byte).astype(np.uint16)
     # the outermost position lies on the last level in use
     top_value = 65280 + 256 * (per_high_byte - 1) // per_high_byte
@@ -160,19 +161,19 @@ def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     their order, with the sign that makes the largest positive."""
     largest = np.abs(quats).argmax(axis=1)
     sign = np.where(np.take_along_axis(quats, largest[:, None], axis=1) < 0, -1.0, 1.0)
-    return largest, np.take_along_axis(quats, _OTHERS[largest], axis=1) * sign
+    return largest, np.take_along_axis(quats, OTHERS[largest], axis=1) * sign
 
 
 def from_smallest_three(largest: np.ndarray, small: np.ndarray) -> np.ndarray:
     """[N, 4] float64, the inverse of `smallest_three`."""
     quats = np.empty((len(small), 4))
-    np.put_along_axis(quats, _OTHERS[largest], small, axis=1)
+    np.put_along_axis(quats, OTHERS[largest], small, axis=1)
     rest = np.sqrt(np.maximum(0.0, 1 - (small**2).sum(axis=1)))
     np.put_along_axis(quats, largest[:, None], rest[:, None], axis=1)
     return quats
 
 
-_OTHERS = np.array([[j for j in range(4) if j != i] for i in range(4)])
+OTHERS = np.array([[j for j in range(4) if j != i] for i in range(4)])
 
 
 @dataclass(frozen=True)
@@ -192,13 +193,10 @@ class Codebook:
         middles = (used[1:] + used[:-1]) / 2
         return np.searchsorted(middles, x.ravel()).reshape(x.shape).astype(np.uint8)
 
-    def encode_coarsely(self, x: np.ndarray, stride: int) -> np.ndarray:
-        """The same with only every `stride`-th value, counted from that of 0; for `step` > 0."""
+    def levels(self, stride: int = 1) -> np.ndarray:
+        """Indices of the values in use, or of every `stride`-th, counted from that of 0."""
         zero = int(np.abs(self.values[: self.count]).argmin())
-        index = zero + stride * np.rint(x / (self.step * stride)).astype(np.int64)
-        index = np.where(index < 0, index + stride, index)
-        index = np.where(index >= self.count, index - stride, index)
-        return np.clip(index, 0, self.count - 1).astype(np.uint8)
+        return np.arange(zero % stride, self.count, stride)
 
     def decode(self, index: np.ndarray) -> np.ndarray:
         return self.values[index]

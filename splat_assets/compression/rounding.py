@@ -11,67 +11,163 @@ import numpy as np
 from numba import njit
 
 _ROUNDS = 3  # of choosing values and counting them
-_REACH = 6  # levels to either side of the nearest
+_REACH = 24  # levels to either side of the nearest
 _RARE = 0.3  # how often a value not seen counts as seen
-_COUNTED = 1 << 16  # numbers among which frequencies are counted, at least
+_COUNTED = 1 << 16  # numbers of a channel among which frequencies are counted, at least
 
 
 def thrifty(x: np.ndarray, levels: np.ndarray, worth: np.ndarray, bit_price: float) -> np.ndarray:
-    """[N, C] int16 index of the level that costs least.
+    """[N, C] int16 index of the level that costs least, each channel coded for itself.
 
     Args:
         x: [N, C].
         levels: [K] ascending.
-        worth: [N] error of the picture per squared distance of a number from its level.
+        worth: [N] or [N, C] error of the picture per squared distance of a number from its level.
         bit_price: error of the picture that is worth one bit.
     """
-    levels, worth = levels.astype(np.float64), worth.astype(np.float64)
+    levels, worth = levels.astype(np.float64), _of_each(worth, x)
     codes = np.empty(x.shape, np.int16)
     sample = slice(None, None, max(1, len(x) // _COUNTED))
     for channel in range(x.shape[1]):
         numbers = np.ascontiguousarray(x[:, channel], np.float64)
-        some, its_worth = np.ascontiguousarray(numbers[sample]), worth[sample]
-        chosen = np.empty(len(some), np.int16)
+        weights = np.ascontiguousarray(worth[:, channel])
+        some, their_weights = np.ascontiguousarray(numbers[sample]), weights[sample].copy()
         prices = np.zeros(len(levels))  # to begin with, the nearest
         for _ in range(_ROUNDS):
-            _cheapest(some, levels, its_worth, prices, chosen)
-            seen = np.bincount(chosen, minlength=len(levels)) + _RARE
-            prices = bit_price * -np.log2(seen / seen.sum())
-        chosen = np.empty(len(numbers), np.int16)
-        _cheapest(numbers, levels, worth, prices, chosen)
-        codes[:, channel] = chosen
+            chosen = _cheapest(some, levels, their_weights, prices)
+            prices = _prices(chosen, len(levels), bit_price)
+        codes[:, channel] = _cheapest(numbers, levels, weights, prices)
     return codes
+
+
+def thrifty_colors(
+    x: np.ndarray, levels: np.ndarray, worth: np.ndarray, bit_price: float
+) -> np.ndarray:
+    """The same for red, green and blue [N, 3] and at most 256 levels, where what is coded is green
+    and by how much the others differ from it (as lossless WebP may), or each for itself where that
+    takes fewer bits."""
+    levels, worth = levels.astype(np.float64), _of_each(worth, x)
+    sample = slice(None, None, max(1, len(x) // _COUNTED))
+    numbers = np.ascontiguousarray(x, np.float64)
+    some, their_weights = np.ascontiguousarray(numbers[sample]), np.ascontiguousarray(worth[sample])
+    none = np.zeros(256)
+    chosen = _cheapest_colors(some, levels, their_weights, none, none, none)
+    apart = _bits(chosen[:, 0] - chosen[:, 1]) + _bits(chosen[:, 2] - chosen[:, 1])
+    if apart >= _bits(chosen[:, 0]) + _bits(chosen[:, 2]):
+        return thrifty(x, levels, worth, bit_price)
+    for _ in range(_ROUNDS):
+        red, green, blue = (chosen[:, 0] - chosen[:, 1], chosen[:, 1], chosen[:, 2] - chosen[:, 1])
+        prices = [_prices(codes & 255, 256, bit_price) for codes in (red, green, blue)]
+        chosen = _cheapest_colors(some, levels, their_weights, *prices)
+    return _cheapest_colors(numbers, levels, worth, *prices) if len(some) < len(x) else chosen
+
+
+def _of_each(worth: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """[N, C] float64."""
+    worth = worth.astype(np.float64)
+    columns = worth[:, None] if worth.ndim == 1 else worth
+    return np.ascontiguousarray(np.broadcast_to(columns, x.shape))
+
+
+def _prices(codes: np.ndarray, count: int, bit_price: float) -> np.ndarray:
+    seen = np.bincount(codes, minlength=count) + _RARE
+    return bit_price * -np.log2(seen / seen.sum())
+
+
+def _bits(codes: np.ndarray) -> float:
+    """If every value of a byte is coded by how frequent it is."""
+    seen = np.bincount(codes & 255)
+    seen = seen[seen > 0]
+    return float(-(seen * np.log2(seen / seen.sum())).sum())
 
 
 @njit(cache=True, nogil=True)
 def _cheapest(
+    numbers: np.ndarray, levels: np.ndarray, worth: np.ndarray, prices: np.ndarray
+) -> np.ndarray:
+    chosen = np.empty(len(numbers), np.int16)
+    least, count = prices.min(), len(prices)
+    for i in range(len(numbers)):
+        near = _nearest(numbers[i], levels)
+        chosen[i] = _best(numbers[i], near, levels, worth[i], prices, least, 0, count)[0]
+    return chosen
+
+
+@njit(cache=True, nogil=True)
+def _cheapest_colors(
     numbers: np.ndarray,
     levels: np.ndarray,
     worth: np.ndarray,
-    prices: np.ndarray,
-    chosen: np.ndarray,
-) -> None:
-    least = prices.min()
-    last = len(levels) - 1
+    red: np.ndarray,
+    green: np.ndarray,
+    blue: np.ndarray,
+) -> np.ndarray:
+    chosen = np.empty(numbers.shape, np.int16)
+    least_red, least_blue = red.min(), blue.min()
+    least = green.min() + least_red + least_blue
     for i in range(len(numbers)):
-        number = numbers[i]
-        low, high = 0, last
-        while low < high:  # the nearest level
-            middle = (low + high) // 2
-            if number > (levels[middle] + levels[middle + 1]) / 2:
-                low = middle + 1
-            else:
-                high = middle
-        off = levels[low] - number
-        best, found = worth[i] * off * off + prices[low], low
+        near = _nearest(numbers[i, 0], levels)
+        middle = _nearest(numbers[i, 1], levels)
+        far = _nearest(numbers[i, 2], levels)
+        best = np.inf
         for step in (-1, 1):
-            k = low + step
-            while 0 <= k <= last and abs(k - low) <= _REACH:
-                off = levels[k] - number
-                error = worth[i] * off * off
-                if error + least >= best:  # those farther away cost more
+            k = middle if step > 0 else middle - 1
+            while 0 <= k < len(levels) and abs(k - middle) <= _REACH:
+                off = levels[k] - numbers[i, 1]
+                cost = worth[i, 1] * off * off
+                if cost + least >= best:  # those farther away cost more
                     break
-                if error + prices[k] < best:
-                    best, found = error + prices[k], k
+                cost += green[k]
+                r, more = _best(numbers[i, 0], near, levels, worth[i, 0], red, least_red, k, 256)
+                cost += more
+                if cost + least_blue < best:
+                    b, more = _best(
+                        numbers[i, 2], far, levels, worth[i, 2], blue, least_blue, k, 256
+                    )
+                    cost += more
+                    if cost < best:
+                        best = cost
+                        chosen[i, 0], chosen[i, 1], chosen[i, 2] = r, k, b
                 k += step
-        chosen[i] = found
+    return chosen
+
+
+@njit(cache=True, nogil=True)
+def _nearest(number: float, levels: np.ndarray) -> int:
+    low, high = 0, len(levels) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if number > (levels[middle] + levels[middle + 1]) / 2:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(cache=True, nogil=True)
+def _best(
+    number: float,
+    near: int,
+    levels: np.ndarray,
+    worth: float,
+    prices: np.ndarray,
+    least: float,
+    base: int,
+    modulus: int,
+) -> tuple[int, float]:
+    """The level that costs least and what it costs; `prices` are those of the distance from
+    `base`, the smallest of them `least`."""
+    off = levels[near] - number
+    best, found = worth * off * off + prices[(near - base) % modulus], near
+    for step in (-1, 1):
+        k = near + step
+        while 0 <= k < len(levels) and abs(k - near) <= _REACH:
+            off = levels[k] - number
+            cost = worth * off * off
+            if cost + least >= best:  # those farther away cost more
+                break
+            cost += prices[(k - base) % modulus]
+            if cost < best:
+                best, found = cost, k
+            k += step
+    return found, best

@@ -14,10 +14,11 @@ from splat_assets.compression.fallback import first_that_works
 
 PALETTE_COLUMNS = 64  # palette entries per image row, fixed by the format
 Note = Callable[[str], object]
+Pictures = tuple[bytes, bytes]  # of palette entries and of labels
 # quality and method: no effort is the best for all pictures, so small ones are tried with several
 _QUICK = ((75, 1),)
 _QUICKER = ((50, 1),)  # 40 % less time for 0.2 % more bytes
-_EFFORTS = ((75, 1), (75, 4), (75, 6))
+_EFFORTS = ((75, 1), (75, 2), (75, 4), (75, 6))
 _LARGE = 3 << 20  # numbers of a picture
 _MANY = 4  # Gaussians an entry, below which entries are probably best in the order of their use
 
@@ -48,7 +49,7 @@ def encode_palette(
     note: Note,
     *,
     trial: bool = False,
-) -> tuple[bytes, bytes]:
+) -> Pictures:
     """The pictures of entries and of labels.
 
     Entries are in the order they have (like beside like), or in the order of their first use (with
@@ -58,12 +59,10 @@ def encode_palette(
         codes: [K, 3 C] uint8.
         labels: [N] below K.
     """
-    entries = codes.reshape(len(codes), -1, 3)
-    first = np.full(len(entries), len(labels), np.int64)
-    np.minimum.at(first, labels, np.arange(len(labels)))
-    orders: list[np.ndarray] = [np.arange(len(entries)), np.argsort(first, kind="stable")]
+    orders = [np.arange(len(codes)), first_uses(labels, len(codes)).argsort(kind="stable")]
     if trial:
-        orders = orders[len(entries) * _MANY > len(labels) :][:1]
+        orders = orders[are_many(len(codes), len(labels)) :][:1]
+    entries = codes.reshape(len(codes), -1, 3)
     candidates = []
     for order in orders:
         rank = np.empty(len(order), np.int64)
@@ -77,6 +76,18 @@ def encode_palette(
         )
         candidates.append(pair)
     return min(candidates, key=lambda pair: len(pair[0]) + len(pair[1]))
+
+
+def are_many(entries: int, users: int) -> bool:
+    """Whether labels are cheapest where they count up."""
+    return entries * _MANY > users
+
+
+def first_uses(labels: np.ndarray, entries: int) -> np.ndarray:
+    """[K] where each entry is used first in `labels` [N]; N where never."""
+    first = np.full(entries, len(labels), np.int64)
+    np.minimum.at(first, labels, np.arange(len(labels)))
+    return first
 
 
 def _encode_entries(codes: np.ndarray, note: Note, trial: bool) -> bytes:

@@ -13,6 +13,7 @@ import json
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import numpy as np
 from splat_assets import __version__
 from splat_assets.artifacts.manifest import write_bytes_atomic
 from splat_assets.compression.fallback import Notes, first_that_works
-from splat_assets.compression.palette import Palette, PaletteSearch
+from splat_assets.compression.palette import Drawn, Palette, PaletteSearch
+from splat_assets.compression.paths import MOST as PATH_MOST
+from splat_assets.compression.paths import shorter_path
 from splat_assets.compression.plain import plain_codebook, plain_palette
 from splat_assets.compression.precision import Precision, Sensitivity
 from splat_assets.compression.quantize import (
@@ -34,7 +37,13 @@ from splat_assets.compression.quantize import (
     quantize_means,
     unpack_quats,
 )
-from splat_assets.compression.sog_images import encode_image, encode_palette, image_size
+from splat_assets.compression.sog_images import (
+    are_many,
+    encode_image,
+    encode_palette,
+    first_uses,
+    image_size,
+)
 from splat_assets.compression.sog_reader import stored_logit
 from splat_assets.compression.sorting import Order, Sorting, sort_gaussians
 from splat_assets.compression.views import importance
@@ -48,7 +57,7 @@ META = "meta.json"
 # scales beyond these (natural log) are invisible or infinite for any renderer
 _SCALE_RANGE = (-20.0, 20.0)
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-_THRIFT = 1.5  # times the price of a bit, in rounding: measured
+_THRIFT = 1.2  # times the price of a bit, in rounding: measured
 _LEAST_IMPORTANCE = 1 / 16  # of the mean
 
 
@@ -82,7 +91,8 @@ class EncodedSog:
     codebooks: dict[str, str]  # property → kind of codebook
     cleanup: CleanupReport
     precision: Precision
-    notes: tuple[str, ...] = ()  # steps that failed, and what was done instead
+    notes: tuple[str, ...]  # steps that failed, and what was done instead
+    order: np.ndarray  # [count] which of the encoder's Gaussians each one of the file is
 
     @property
     def field_bytes(self) -> dict[str, int]:
@@ -142,6 +152,19 @@ class SogEncoder:
         )
         if self.sorting.note:
             self._notes(self.sorting.note)
+        self._positions = positions[self.sorting.permutation]
+        if self.sorting.order == "hilbert" and len(gaussians) <= PATH_MOST:
+            path = first_that_works(
+                "Shortening the path through the Gaussians",
+                (
+                    ("", lambda: shorter_path(self._positions, np.arange(len(gaussians)))),
+                    ("it stays the curve", lambda: np.arange(len(gaussians))),
+                ),
+                self._notes,
+            )
+            permutation = self.sorting.permutation[path]
+            self.sorting = replace(self.sorting, permutation=permutation)
+            self._positions = self._positions[path]
         self._gaussians = gaussians.select(self.sorting.permutation)
         self._sensitivity = None
         if sensitivity is not None:
@@ -168,9 +191,14 @@ class SogEncoder:
         progress = progress or silent()
         kept, size = self._gaussians, image_size(len(self._gaussians))
         progress.update(0.0, "Quantising positions, rotations and colours")
+        palette = self.palette(precision, progress.span(0.1, 0.7))
+        order = np.arange(len(kept))
+        if palette is not None and palette.drawn.order is not None:
+            order = palette.drawn.order
+        progress.update(0.7, "Encoding the pictures")
         pictures, books, mins, maxs = self._pictures(precision)
         names = list(pictures)
-        texels = [pictures.pop(name) for name in names]
+        texels = [pictures.pop(name)[order] for name in names]
         with ThreadPoolExecutor(available_threads()) as pool:
             encoded = pool.map(lambda image: encode_image(image, size, self._notes), texels)
             files = dict(zip(names, encoded, strict=True))
@@ -192,10 +220,9 @@ class SogEncoder:
         meta["scales"] = {"codebook": _numbers(books["scales"]), "files": ["scales.webp"]}
         meta["quats"] = {"files": ["quats.webp"]}
         meta["sh0"] = {"codebook": _numbers(books["sh0"]), "files": ["sh0.webp"]}
-        palette = self.palette(precision, progress.span(0.3, 0.9))
         if palette is not None:
             books["shN"] = palette.book
-            files["shN_centroids.webp"], files["shN_labels.webp"] = palette.pictures
+            files["shN_centroids.webp"], files["shN_labels.webp"] = palette.drawn.pictures
             meta["shN"] = {
                 "count": len(palette.codes),
                 "bands": kept.sh_degree,
@@ -207,12 +234,13 @@ class SogEncoder:
         return EncodedSog(
             files,
             len(kept),
-            self.sorting,
+            replace(self.sorting, permutation=self.sorting.permutation[order]),
             0 if palette is None else len(palette.codes),
             {name: book.kind for name, book in books.items()},
             self._cleanup,
             precision,
             tuple(self._notes),
+            order,
         )
 
     def preview(self, precision: Precision, rows: np.ndarray) -> Gaussians:
@@ -244,12 +272,11 @@ class SogEncoder:
 
     @property
     def gaussians(self) -> Gaussians:
-        """In the order of the file, as they are before anything is rounded."""
+        """In the order of `sorting`, as they are before anything is rounded."""
         return self._gaussians
 
     def recolored(self, gaussians: Gaussians) -> SogEncoder:
-        """The same encoder for the same Gaussians, in the file's order, with other colours and
-        opacities."""
+        """The same encoder for the same `gaussians` with other colours and opacities."""
         other = copy.copy(self)
         other._gaussians = gaussians
         return other
@@ -264,18 +291,12 @@ class SogEncoder:
         price = precision.bit_price
         if self._palette is not None and self._palette[0] == price:
             return self._palette[1]
-        size = image_size(len(kept))
-
-        def draw(
-            codes: np.ndarray, labels: np.ndarray, *, trial: bool = False
-        ) -> tuple[bytes, bytes]:
-            return encode_palette(codes, labels, size, self._notes, trial=trial)
 
         def search() -> Palette | None:
             worth = self._worth(precision)
             if self._search is None:
                 entries, seed = self._options.palette_size, self._options.seed
-                self._search = PaletteSearch(points, worth, draw, size=entries, seed=seed)
+                self._search = PaletteSearch(points, worth, self._draw, size=entries, seed=seed)
             return self._search.choose(price, progress)
 
         points = np.ascontiguousarray(kept.shN.reshape(len(kept), -1))
@@ -288,7 +309,7 @@ class SogEncoder:
                     lambda: plain_palette(
                         points,
                         self._worth(precision),
-                        draw=draw,
+                        draw=self._draw,
                         size=self._options.palette_size,
                     ),
                 ),
@@ -298,6 +319,43 @@ class SogEncoder:
         )
         self._palette = (price, palette)
         return palette
+
+    def _draw(
+        self, codes: np.ndarray, labels: np.ndarray, tier: np.ndarray, *, trial: bool = False
+    ) -> Drawn:
+        """With many entries, in the order of Gaussians that makes the smaller file: as they are, or
+        those that use an entry first before all others, so that labels count up."""
+        size, count = image_size(len(labels)), len(labels)
+        reorders = self.sorting.order == "hilbert" and are_many(len(codes), count)
+        if not (trial and reorders):
+            usual = Drawn(encode_palette(codes, labels, size, self._notes, trial=trial))
+            if not reorders:
+                return usual
+        order = self._by_first_use(labels, tier, len(codes), quick=trial)
+        pictures = encode_palette(codes, labels[order], size, self._notes, trial=trial)
+        if trial:
+            return Drawn(pictures, order)
+        high = (self._positions >> 8).astype(np.uint8)
+        more = len(encode_image(high[order], size, self._notes))
+        more -= len(encode_image(high, size, self._notes))
+        bytes_of = [sum(map(len, both)) for both in (pictures, usual.pictures)]
+        return Drawn(pictures, order, more) if bytes_of[0] + more < bytes_of[1] else usual
+
+    def _by_first_use(
+        self, labels: np.ndarray, tier: np.ndarray, entries: int, *, quick: bool
+    ) -> np.ndarray:
+        """[N] the order in which the first users of entries come before all others, those of the
+        finest entries first of all; like beside like among each."""
+        first = first_uses(labels, entries)
+        used = np.flatnonzero(first < len(labels))
+        group = np.full(len(labels), tier.max() + 1)
+        group[first[used]] = tier.max() - tier[used]
+        order = np.argsort(group, kind="stable")
+        if quick or len(labels) > PATH_MOST:
+            return order
+        bounds = np.searchsorted(group[order], np.arange(tier.max() + 3))
+        parts = [order[first:last] for first, last in pairwise(bounds)]
+        return np.concatenate([shorter_path(self._positions, part) for part in parts])
 
     def sh_error(self, precision: Precision) -> float:
         """Mean squared error of the picture that the palette will leave."""
@@ -318,14 +376,19 @@ class SogEncoder:
     ) -> tuple[dict[str, np.ndarray], dict[str, Codebook], np.ndarray, np.ndarray]:
         """Texels [N, 3 or 4] by file name, codebooks by property, and the box of positions."""
         kept, weights = self._gaussians, self._importance[:, None]
-        means = quantize_means(kept.means, precision.means, self._choose("means", precision))
+        by_axis = [self._choose("means", precision, column=axis) for axis in range(3)]
+        means = quantize_means(kept.means, precision.means, [c for c in by_axis if c] or None)
         books = {
             "scales": self._codebook("scales", self._scales, weights, precision.scales),
             "sh0": self._codebook("colours", kept.sh0[:, 0], weights, precision.sh0),
         }
         sh0 = np.empty((len(kept), 4), np.uint8)
-        sh0[:, :3] = books["sh0"].encode(kept.sh0[:, 0])
-        sh0[:, 3] = _opacity_bytes(kept.opacities, precision.opacities)
+        as_colors = alone = None
+        if len(self.sorting.permutation) <= PATH_MOST:  # with more it takes long
+            as_colors = self._choose("sh0", precision, colors=True)
+            alone = self._choose("opacities", precision)
+        sh0[:, :3] = books["sh0"].encode(kept.sh0[:, 0], as_colors)
+        sh0[:, 3] = _opacity_bytes(kept.opacities, precision.opacities, alone)
         pictures = {
             "means_l.webp": (means.values & 255).astype(np.uint8),
             "means_u.webp": (means.values >> 8).astype(np.uint8),
@@ -337,16 +400,20 @@ class SogEncoder:
         }
         return pictures, books, means.mins, means.maxs
 
-    def _choose(self, name: str, precision: Precision) -> Choose | None:
+    def _choose(
+        self, name: str, precision: Precision, *, colors: bool = False, column: int | None = None
+    ) -> Choose | None:
         """How to round this property; None to the nearest."""
         if not self._options.thrifty or self._sensitivity is None or precision.bit_price <= 0:
             return None
-        worth, price = self._sensitivity.floored(name), _THRIFT * precision.bit_price
+        worth, price = self._sensitivity.floored(name, precision), _THRIFT * precision.bit_price
+        if column is not None:
+            worth = worth[:, column]
 
         def choose(x: np.ndarray, levels: np.ndarray, unit: float = 1.0) -> np.ndarray:
-            from splat_assets.compression.rounding import thrifty
+            from splat_assets.compression.rounding import thrifty, thrifty_colors
 
-            return thrifty(x, levels, worth * unit**2, price)
+            return (thrifty_colors if colors else thrifty)(x, levels, worth * unit**2, price)
 
         return choose
 
@@ -394,10 +461,13 @@ def _numbers(book: Codebook) -> list[float]:
     return [float(str(value)) for value in book.values]
 
 
-def _opacity_bytes(logits: np.ndarray, step: int) -> np.ndarray:
+def _opacity_bytes(logits: np.ndarray, step: int, choose: Choose | None) -> np.ndarray:
     """[N] multiples of `step` and 255; what is visible stays visible."""
-    values = step * np.rint(_sigmoid(logits) * 255 / step)
-    return np.clip(values, min(step, 255), 255) if step > 1 else values
+    opacities = 255 * _sigmoid(logits)
+    levels = np.append(np.arange(min(step, 255), 255, step), 255) if step > 1 else np.arange(256)
+    if choose is not None:
+        return levels[choose(opacities[:, None], levels, 1 / 255)[:, 0]]
+    return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, opacities)]
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -37,14 +37,14 @@ PRESET_DB = {"web": 40.0, "standard": 48.0, "archive": 58.0}
 _DB_RANGE = (20.0, 75.0)
 _ROUNDS = 6
 _CLOSE_DB = 0.15
-_LEAST_STEP_DB = 0.3
+_LEAST_STEP_DB, _LEAST_CHANGE_DB = 0.3, 0.02
+_TUNINGS = 3  # rounds of adjusting colours
 _LOOKS, _OFF_DB = 3, 0.7  # at what a preset will give; from its goal, more after each look
 _PARTS_DB = 5.5  # that parts are seen to fall short of what is foretold from few views of each
 _TUNED_DB = 1.15  # that adjusting colours brings
 _LOOKED_AT = 5_000_000  # Gaussians up to which a preset's result is looked at
 _CLOSE_SIZE = 0.02
-_MOST_SH = 0.7  # of the error allowed, that the palette may leave
-_SH_FACTORS = (0.5, 20.0)
+_FACTORS = (0.5, 20.0)
 _OF_FINEST = 1.6  # times the error of the finest storage that the whole is allowed at least
 _MOST_PRUNED, _PRUNINGS = 0.3, 3  # of the error allowed, that pruning may leave; tries
 _PRICES, _SAME_ERROR = 4, 0.1  # of a bit that are tried; difference of ln errors
@@ -137,7 +137,10 @@ class _Aim:
         self._exact: list[np.ndarray] = []
         self._looks = len(kept) <= _LOOKED_AT
         self._pruned, self._pruned_error = 0, 0.0
-        self._sh_factor = 1.0
+        self._sh_factor = self._rest_factor = 1.0
+        self._factors_known = False
+        # what has been looked at: storage and dB by what was aimed at
+        self._tried: dict[float, tuple[Precision, float]] = {}
         self._which = np.arange(len(kept))  # the place in the original of each that is kept
         weighing = progress.span(0.0, 0.1)
 
@@ -224,7 +227,8 @@ class _Aim:
         encoded = self._encoder.encode(precision, self._span(0, 0.0, 0.5))
         tuned = self._finetuned(encoded, _ROUNDS - 1)
         if self._tuned_db and tuned is encoded:  # it failed: the rest has to be finer
-            self._cameras = ()
+            self._cameras, self._factors_known = (), False
+            self._sh_factor = self._rest_factor = 1.0
             return self.once()
         if self._looks and tuned is not encoded:
             reached = self._measured(tuned)
@@ -232,12 +236,15 @@ class _Aim:
 
     def fit_quality(self) -> TargetedSog:
         """The smallest found that has at least the goal, else the best."""
-        goal, aim = self._goal, self._goal - self._tuned_db
-        best: tuple[float, int, EncodedSog] | None = None
-        tried: list[tuple[float, float]] = []
-        for index in range(_ROUNDS):
-            encoded = self._finetuned(self._encoded(aim, index), index)
-            reached = self._measured(encoded)
+        goal, gain = self._goal, self._tuned_db
+        best: tuple[float, int, float, EncodedSog] | None = None
+        for index in range(_TUNINGS if self._tuned_db else 1):
+            aim, precision, before = self._search(goal - gain)
+            plain = self._encoder.encode(precision, self._span(index, 0.0, 0.5))
+            encoded = self._finetuned(plain, index)
+            if not self._looks:
+                return self._result(encoded, aim)
+            reached = before if encoded is plain else self._measured(encoded)
             if reached is None:
                 return self._result(encoded, aim)
             size = len(bundle_bytes(encoded))
@@ -246,15 +253,41 @@ class _Aim:
                 or (reached >= goal and (best[0] < goal or size < best[1]))
                 or (reached > best[0] and best[0] < goal)
             ):
-                best = (reached, size, encoded)
-            tried.append((aim, reached))
-            if 0 <= reached - goal <= _CLOSE_DB or (reached < goal and aim >= _DB_RANGE[1]):
+                best = (reached, size, aim, encoded)
+            if before is None or 0 <= reached - goal <= _CLOSE_DB:
                 break
-            aim = _next_aim(tried, goal + _CLOSE_DB / 2)
-            if any(abs(aim - known) < 0.01 for known, _ in tried):
-                break
+            gain = reached - before
         assert best is not None
-        return self._result(best[2], tried[-1][0], best[0])
+        return self._result(best[3], best[2], best[0])
+
+    def _search(self, goal: float) -> tuple[float, Precision, float | None]:
+        """What was aimed at, and the coarsest storage seen to have `goal` dB, else the best, and
+        its dB; before colours are adjusted. What was looked at before is remembered."""
+        if not self._tried:
+            precision = self._storage(goal)
+            reached = self._foreseen(precision) if self._looks else None
+            if reached is None or self._sensitivity is None or precision.bit_price <= 0:
+                return goal, precision, reached
+            self._tried[goal] = precision, reached
+        assert self._sensitivity is not None
+        begin = next(iter(self._tried))
+        for _ in range(_ROUNDS):
+            if any(0 <= reached - goal <= _CLOSE_DB for _, reached in self._tried.values()):
+                break
+            tried = [(aim, reached) for aim, (_, reached) in self._tried.items()]
+            aim = _next_aim(tried, goal + _CLOSE_DB / 2)
+            if any(abs(aim - known) < _LEAST_CHANGE_DB for known in self._tried):
+                break
+            # all errors are about proportional to the price of a bit
+            price = self._tried[begin][0].bit_price * 10 ** ((begin - aim) / 10)
+            precision = self._sensitivity.at(price)
+            reached = self._foreseen(precision)
+            if reached is None:
+                break
+            self._tried[aim] = precision, reached
+        enough = [aim for aim, (_, reached) in self._tried.items() if reached >= goal]
+        aim = min(enough) if enough else max(self._tried, key=lambda aim: self._tried[aim][1])
+        return aim, *self._tried[aim]
 
     def fit_size(self, most: float) -> TargetedSog:
         """The best found that has at most `most` bytes, else the smallest."""
@@ -317,8 +350,9 @@ class _Aim:
         progress = self._span(index, 0.5, 1.0)
 
         def adjust() -> EncodedSog | None:
+            stored = decode_members(encoded.files).select(np.argsort(encoded.order))
             recolored = finetune(
-                decode_members(encoded.files),
+                stored,
                 self._encoder.gaussians,
                 self._original,
                 self._cameras,
@@ -342,48 +376,57 @@ class _Aim:
         if self._sensitivity is None:
             return Precision()
         allowed = 10 ** (-float(np.clip(goal, *_DB_RANGE)) / 10)
-        found = self._sensitivity.precision(-10 * math.log10(allowed))
-        if not self._original.sh_degree:
-            return self._sensitivity.fitting(allowed)
-        price = found.bit_price
+        price = self._sensitivity.precision(-10 * math.log10(allowed)).bit_price
         allowed = max(allowed - self._pruned_error, (1 - _MOST_PRUNED) * allowed)
-        # finer palettes are wasted where the rest cannot be stored as finely
-        allowed = max(allowed, _OF_FINEST * self._sensitivity.error(Precision()))
-        for attempt in range(_PRICES):
-            stored = replace(found, bit_price=price)
-            if attempt == 0 and self._looks:
-                self._learn_sh_factor(stored)
-            left = self._sh_factor * self._encoder.sh_error(stored)
-            total = left + self._sensitivity.error(self._sensitivity.at(price))
-            if abs(math.log(total / allowed)) < _SAME_ERROR:
+        for _ in range(_PRICES):
+            stored = self._sensitivity.at(price)
+            # parts are judged anew anyway, and take longer to draw
+            if self._looks and not self._factors_known and self._checks.part_of is None:
+                self._learn_factors(stored)
+                self._factors_known = True
+            # finer palettes are wasted where the rest cannot be stored as finely
+            least = self._rest_factor * _OF_FINEST * self._sensitivity.error(Precision())
+            total = self._rest_factor * self._sensitivity.error(stored)
+            if self._original.sh_degree:
+                total += self._sh_factor * self._encoder.sh_error(stored)
+            if abs(math.log(total / max(allowed, least))) < _SAME_ERROR:
                 break
-            price *= allowed / total
-        fitted = self._sensitivity.fitting(max(allowed - left, (1 - _MOST_SH) * allowed))
-        return replace(fitted, bit_price=stored.bit_price)
+            price *= max(allowed, least) / total
+        return stored
 
-    def _learn_sh_factor(self, precision: Precision) -> None:
-        """How much more than foretold a palette costs: Gaussians that share a pixel err alike."""
-        foretold = self._encoder.sh_error(precision)
-        palette = self._encoder.palette(precision)
+    def _learn_factors(self, precision: Precision) -> None:
+        """How much more than foretold errors cost: Gaussians that share a pixel err alike."""
         gaussians = self._encoder.gaussians
-        shN = np.zeros_like(gaussians.shN)
-        if palette is not None:
-            shN = palette.book.decode(palette.codes)[palette.labels].reshape(shN.shape)
-        error = self._mean_error(
-            self._draw(replace(gaussians, shN=shN), self._which),
-            self._draw(gaussians, self._which),
-        )
-        self._sh_factor = float(np.clip(error / max(foretold, 1e-30), *_SH_FACTORS))
+        rows = self._shown_rows
+        seen, which = gaussians.select(rows), self._which[rows]
+        exact = self._draw(seen, which)
+        stored = self._encoder.preview(precision, rows)
+
+        def factor(changed: Gaussians, foretold: float) -> float:
+            seen = self._mean_error(self._draw(changed, which), exact)
+            return float(np.clip(seen / max(foretold, 1e-30), *_FACTORS))
+
+        assert self._sensitivity is not None
+        rest = replace(stored, shN=seen.shN)
+        self._rest_factor = factor(rest, self._sensitivity.error(precision))
+        if seen.sh_degree:
+            sh = replace(seen, shN=stored.shN)
+            self._sh_factor = factor(sh, self._encoder.sh_error(precision))
 
     def _measured(self, encoded: EncodedSog) -> float | None:
         """PSNR of its pictures against the original's; None where they cannot be drawn."""
-        return self._looked(lambda: (decode_members(encoded.files), self._which))
+        return self._looked(lambda: (decode_members(encoded.files), self._which[encoded.order]))
 
     def _foreseen(self, precision: Precision) -> float | None:
         """The same of what would be encoded."""
-        shown = self._checks.shown(len(self._original))
-        rows = np.flatnonzero(np.isin(self._which, shown))
+        rows = self._shown_rows
         return self._looked(lambda: (self._encoder.preview(precision, rows), self._which[rows]))
+
+    @property
+    def _shown_rows(self) -> np.ndarray:
+        """Of the encoder's Gaussians, those that any picture shows."""
+        shown = self._checks.shown(len(self._original))
+        return np.flatnonzero(np.isin(self._which, shown))
 
     def _looked(self, make: Callable[[], tuple[Gaussians, np.ndarray]]) -> float | None:
         from splat_assets.compression.quality import psnr

@@ -13,6 +13,7 @@ import pytest
 from splat_assets.compression import compress, sog_images, sog_writer, streamed, targets
 from splat_assets.compression.compress import compress_splat
 from splat_assets.compression.fallback import Notes, first_that_works
+from splat_assets.compression.palette import Drawn
 from splat_assets.compression.plain import plain_palette
 from splat_assets.compression.sog_reader import decode_members, read_sog
 from splat_assets.compression.sog_writer import SogOptions, encode_sog
@@ -147,8 +148,10 @@ def test_a_plain_palette_is_exact_as_far_as_its_steps_and_small_where_asked() ->
     points = rng.normal(0, 0.1, (3000, 9)).astype(np.float32)
     worth = rng.uniform(0.5, 2, 3000)
 
-    def draw(codes: np.ndarray, labels: np.ndarray) -> tuple[bytes, bytes]:
-        return codes.tobytes(), labels.tobytes()
+    def draw(
+        codes: np.ndarray, labels: np.ndarray, tier: np.ndarray, *, trial: bool = False
+    ) -> Drawn:
+        return Drawn((codes.tobytes(), labels.tobytes()))
 
     whole = plain_palette(points, worth, draw=draw)
     step = np.ptp(points) / 255

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from splat_assets.compression.clusters import _nearest_by_cells, lloyd, nearest
-from splat_assets.compression.palette import Palette, PaletteSearch, Pictures
+from splat_assets.compression.palette import Drawn, Palette, PaletteSearch
 from splat_assets.compression.sog_images import encode_palette, image_size
 
 
@@ -21,8 +21,10 @@ def _choose(points, price, size=None, worth=None, seed=0) -> Palette | None:
     worth = np.full(len(points), 1 / len(points)) if worth is None else worth
     size_of = image_size(len(points))
 
-    def draw(codes: np.ndarray, labels: np.ndarray, *, trial: bool = False) -> Pictures:
-        return encode_palette(codes, labels, size_of, print, trial=trial)
+    def draw(
+        codes: np.ndarray, labels: np.ndarray, tier: np.ndarray, *, trial: bool = False
+    ) -> Drawn:
+        return Drawn(encode_palette(codes, labels, size_of, print, trial=trial))
 
     return PaletteSearch(points, worth, draw, size=size, seed=seed).choose(price)
 
@@ -45,8 +47,10 @@ def test_one_search_serves_all_prices() -> None:
     worth = np.full(3000, 1 / 3000)
     size = image_size(3000)
 
-    def draw(codes: np.ndarray, labels: np.ndarray, *, trial: bool = False) -> Pictures:
-        return encode_palette(codes, labels, size, print, trial=trial)
+    def draw(
+        codes: np.ndarray, labels: np.ndarray, tier: np.ndarray, *, trial: bool = False
+    ) -> Drawn:
+        return Drawn(encode_palette(codes, labels, size, print, trial=trial))
 
     search = PaletteSearch(points, worth, draw)
     for price in (1e-5, 1e-7, 1e-6, 1e-8):
@@ -110,7 +114,7 @@ def test_same_seed_same_palette() -> None:
     one, two = _choose(points, 1e-6, 128), _choose(points, 1e-6, 128)
     other = _choose(points, 1e-6, 128, seed=1)
     assert one is not None and two is not None and other is not None
-    assert one.pictures == two.pictures != other.pictures
+    assert one.drawn == two.drawn != other.drawn
 
 
 def test_lloyd_moves_empty_centres_to_where_error_is() -> None:

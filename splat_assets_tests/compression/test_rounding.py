@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from splat_assets.compression.quantize import pack_quats, quantize_means, unpack_quats
-from splat_assets.compression.rounding import thrifty
+from splat_assets.compression.rounding import thrifty, thrifty_colors
 
 LEVELS = np.arange(64.0)
 
@@ -51,8 +51,30 @@ def test_positions_keep_their_high_byte_and_rotations_their_length() -> None:
     def choose(x: np.ndarray, levels: np.ndarray, unit: float = 1.0) -> np.ndarray:
         return thrifty(x, levels, np.full(len(x), unit**2), 1e-4)
 
-    plain, chosen = quantize_means(means, 0.001), quantize_means(means, 0.001, choose)
+    plain, chosen = quantize_means(means, 0.001), quantize_means(means, 0.001, [choose] * 3)
     np.testing.assert_array_equal(plain.values >> 8, chosen.values >> 8)
     assert (plain.values != chosen.values).any()
     back = unpack_quats(pack_quats(quats, 4, choose))
     assert np.abs((back * quats).sum(axis=1)).min() > 0.99
+
+
+def test_colours_are_coded_by_their_difference_from_green() -> None:
+    """Grey colours: thrift keeps red and blue beside green, where each for itself would not."""
+    rng = np.random.default_rng(5)
+    grey = rng.uniform(0, 200, 4000)[:, None] + rng.normal(0, 1.5, (4000, 3))
+    levels, worth, price = np.arange(201.0), rng.uniform(0.1, 2, 4000), 1.0
+    joint, alone = (f(grey, levels, worth, price) for f in (thrifty_colors, thrifty))
+
+    def cost(codes: np.ndarray) -> float:
+        green = codes[:, 1]
+        apart = np.stack([codes[:, 0] - green & 255, green, codes[:, 2] - green & 255], axis=1)
+        return float(worth @ ((codes - grey) ** 2).sum(axis=1)) + price * _bits(apart)
+
+    assert cost(joint) < 0.97 * cost(alone)
+
+
+def test_each_number_has_its_own_worth() -> None:
+    rng = np.random.default_rng(6)
+    x = rng.uniform(0, 63, (2000, 3))
+    off = np.abs(thrifty(x, LEVELS, np.array([[1e3, 1e-3, 1e3]]).repeat(2000, 0), 1.0) - x)
+    assert off[:, [0, 2]].max() < 0.6 and off[:, 1].mean() > 1
