@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import queue
 import secrets
 import shutil
 import signal
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ from pathlib import Path
 
 STARTUP_SEC = 90.0
 STOP_SEC = 15.0
+LOOK_SEC = 0.5  # between two looks whether a service has ended
 BUCKET = "splats"
 LIBC = ctypes.CDLL(None)  # loaded here: the child that uses it may be another user already
 POSTGRES_PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*")
@@ -172,6 +175,34 @@ def process(
         yield started
     finally:
         _stop(started, stop)
+
+
+@contextlib.contextmanager
+def service(
+    command: Sequence[str | Path], log: Path, *, environment: Mapping[str, str], cwd: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`process`, started again whenever it ends by itself, as a process manager would do.
+
+    Yields the first of them.
+    """
+    stopping, started = threading.Event(), queue.Queue[subprocess.Popen[bytes]]()
+
+    def keep() -> None:
+        while not stopping.is_set():
+            with process(command, log, environment=environment, cwd=cwd) as server:
+                started.put(server)
+                while server.poll() is None and not stopping.wait(LOOK_SEC):
+                    pass
+            stopping.wait(LOOK_SEC)
+
+    # a thread that lives as long as the process: to the kernel, it is the parent of the process
+    keeper = threading.Thread(target=keep, name=f"keeper of {log.stem}")
+    keeper.start()
+    try:
+        yield started.get()
+    finally:
+        stopping.set()
+        keeper.join()
 
 
 def wait_for(

@@ -25,9 +25,9 @@ from deploy.servers import (
     answers,
     free_port,
     postgres,
-    process,
     ray,
     s3,
+    service,
     wait_for,
 )
 
@@ -217,13 +217,13 @@ def _dagster(
     def start(name: str, *command: str, ready: Callable[[], bool] | None = None) -> None:
         log = folder / f"{name}.log"
         arguments = [sys.executable, "-m", *command]
-        server = running.enter_context(process(arguments, log, environment=environment, cwd=folder))
+        server = running.enter_context(service(arguments, log, environment=environment, cwd=folder))
         if ready is not None:
             wait_for(ready, server, log, name)
 
     code_port, port, viewer_port = free_port(), port or free_port(), viewer_port or free_port()
     environment |= {"SPLAT_ASSETS_CODE_HOST": "127.0.0.1", "SPLAT_ASSETS_CODE_PORT": str(code_port)}
-    serve = ["dagster", "code-server", "start", "-h", "127.0.0.1", "-p", str(code_port)]
+    serve = ["dagster", "api", "grpc", "-h", "127.0.0.1", "-p", str(code_port)]
     start(
         "code-server", *serve, "-m", module, "--location-name", LOCATION, ready=_served(code_port)
     )

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -151,6 +152,21 @@ def test_cancel_reaches_the_step_on_ray(running: Stack, tmp_path: Path) -> None:
     assert running.follow(run_id) == "CANCELED"
     _, alive = psutil.wait_procs(children, timeout=15)
     assert not alive and time.monotonic() - began < 30
+
+
+def test_a_killed_code_server_comes_back_and_runs_are_launched(running: Stack) -> None:
+    add(running, "patient", "fake:?")
+    folder = Path(running.environment[MARK])
+    (server,) = (p for p in processes_of(folder) if p.cmdline()[2:5] == ["dagster", "api", "grpc"])
+    server.kill()
+
+    def launched() -> str | None:
+        with suppress(UnavailableError):  # nobody to ask for the job meanwhile
+            return running.launch("patient", assets=("raw_dataset",))
+        return None
+
+    run_id = wait_for(launched, 60, "the code server")
+    assert running.follow(run_id) == "SUCCESS"
 
 
 def seen(running: Stack, run_id: str) -> list[str]:
