@@ -39,7 +39,7 @@ _ROUNDS = 6
 _CLOSE_DB = 0.15
 _LEAST_STEP_DB, _LEAST_CHANGE_DB = 0.3, 0.02
 _TUNINGS = 3  # rounds of adjusting colours
-_LOOKS, _OFF_DB = 3, 0.7  # at what a preset will give; from its goal, more after each look
+_LOOKS, _OFF_DB = 4, 0.7  # at what a preset will give; from its goal, more after each look
 _PARTS_DB = 5.5  # that parts are seen to fall short of what is foretold from few views of each
 _TUNED_DB = 1.15  # that adjusting colours brings
 _LOOKED_AT = 5_000_000  # Gaussians up to which a preset's result is looked at
@@ -47,7 +47,7 @@ _CLOSE_SIZE = 0.02
 _FACTORS = (0.5, 20.0)
 _OF_FINEST = 1.6  # times the error of the finest storage that the whole is allowed at least
 _MOST_PRUNED, _PRUNINGS = 0.3, 3  # of the error allowed, that pruning may leave; tries
-_PRICES, _SAME_ERROR = 4, 0.1  # of a bit that are tried; difference of ln errors
+_PRICES, _SAME_ERROR = 2, 0.1  # of a bit that are tried; difference of ln errors
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class _Aim:
                 break
             tried.append((aim, reached))
             aim = _next_aim(tried, goal)
-            before, precision = precision, self._storage(aim)
+            before, precision = precision, self._at_other_aim(precision, tried[-1][0], aim)
             if precision == before:  # finer than that cannot be
                 break
         encoded = self._encoder.encode(precision, self._span(0, 0.0, 0.5))
@@ -269,7 +269,6 @@ class _Aim:
             if reached is None or self._sensitivity is None or precision.bit_price <= 0:
                 return goal, precision, reached
             self._tried[goal] = precision, reached
-        assert self._sensitivity is not None
         begin = next(iter(self._tried))
         for _ in range(_ROUNDS):
             if any(0 <= reached - goal <= _CLOSE_DB for _, reached in self._tried.values()):
@@ -278,9 +277,7 @@ class _Aim:
             aim = _next_aim(tried, goal + _CLOSE_DB / 2)
             if any(abs(aim - known) < _LEAST_CHANGE_DB for known in self._tried):
                 break
-            # all errors are about proportional to the price of a bit
-            price = self._tried[begin][0].bit_price * 10 ** ((begin - aim) / 10)
-            precision = self._sensitivity.at(price)
+            precision = self._at_other_aim(self._tried[begin][0], begin, aim)
             reached = self._foreseen(precision)
             if reached is None:
                 break
@@ -330,6 +327,13 @@ class _Aim:
     def _encoded(self, aim: float, index: int) -> EncodedSog:
         """As it should have `aim` dB before colours are adjusted."""
         return self._encoder.encode(self._storage(aim), self._span(index, 0.0, 0.5))
+
+    def _at_other_aim(self, precision: Precision, known: float, aim: float) -> Precision:
+        """`precision` was for the aim `known`: all errors are about as large as the price of a
+        bit."""
+        if self._sensitivity is None:
+            return precision
+        return self._sensitivity.at(precision.bit_price * 10 ** ((known - aim) / 10))
 
     def _storage(self, aim: float) -> Precision:
         return first_that_works(
