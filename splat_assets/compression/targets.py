@@ -221,7 +221,8 @@ class _Aim:
                 break
             tried.append((aim, reached))
             aim = _next_aim(tried, goal)
-            before, precision = precision, self._at_other_aim(precision, tried[-1][0], aim)
+            before = precision
+            precision = self._at_other_aim(before, tried[-1][0], aim, bounded=True)
             if precision == before:  # finer than that cannot be
                 break
         encoded = self._encoder.encode(precision, self._span(0, 0.0, 0.5))
@@ -328,12 +329,19 @@ class _Aim:
         """As it should have `aim` dB before colours are adjusted."""
         return self._encoder.encode(self._storage(aim), self._span(index, 0.0, 0.5))
 
-    def _at_other_aim(self, precision: Precision, known: float, aim: float) -> Precision:
+    def _at_other_aim(
+        self, precision: Precision, known: float, aim: float, *, bounded: bool = False
+    ) -> Precision:
         """`precision` was for the aim `known`: all errors are about as large as the price of a
-        bit."""
+        bit. Finer palettes, if `bounded`, are not bought where the rest cannot be as fine."""
         if self._sensitivity is None:
             return precision
-        return self._sensitivity.at(precision.bit_price * 10 ** ((known - aim) / 10))
+        price = precision.bit_price * 10 ** ((known - aim) / 10)
+        if bounded:
+            finest = _OF_FINEST * self._sensitivity.error(Precision())
+            least = self._sensitivity.fitting(finest).bit_price
+            price = max(price, min(least, precision.bit_price))
+        return self._sensitivity.at(price)
 
     def _storage(self, aim: float) -> Precision:
         return first_that_works(
