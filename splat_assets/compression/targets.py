@@ -211,20 +211,30 @@ class _Aim:
         """At the goal of a preset; aimed anew where a look at what comes out is clearly off."""
         # colours are adjusted once, at the end; what that brings is much the same everywhere
         goal = self._goal - self._tuned_db
-        aim, reached, tried = goal, None, list[tuple[float, float]]()
+        aim, reached = goal, None
+        tried: list[tuple[float, float, Precision]] = []
         if self._checks.part_of is not None:
             aim += _PARTS_DB
         precision = self._storage(aim)
         for look in range(1, _LOOKS + 1):
             reached = self._foreseen(precision) if self._looks else None
-            if reached is None or abs(reached - goal) <= look * _OFF_DB or look == _LOOKS:
+            if reached is None:
                 break
-            tried.append((aim, reached))
-            aim = _next_aim(tried, goal)
-            before = precision
-            precision = self._at_other_aim(before, tried[-1][0], aim, bounded=True)
+            tried.append((aim, reached, precision))
+            if abs(reached - goal) <= look * _OFF_DB:
+                break
+            known, aim = aim, _next_aim([pair[:2] for pair in tried], goal)
+            before, precision = precision, self._at_other_aim(precision, known, aim, bounded=True)
             if precision == before:  # finer than that cannot be
                 break
+        if reached is not None:
+            # small changes of storage can change dB by more than they should
+            enough = [found for found in tried if found[1] >= goal - _OFF_DB]
+            aim, reached, precision = (
+                min(enough, key=lambda found: found[0])
+                if enough
+                else max(tried, key=lambda found: found[1])
+            )
         encoded = self._encoder.encode(precision, self._span(0, 0.0, 0.5))
         tuned = self._finetuned(encoded, _ROUNDS - 1)
         if self._tuned_db and tuned is encoded:  # it failed: the rest has to be finer

@@ -168,7 +168,9 @@ class CompressOptions(StageOptions):
     """How the splat is compressed and published."""
 
     preset: Literal["web", "standard", "archive"] = Field(
-        "standard", description="PSNR kept against the trained splat: about 40, 48 or 58 dB"
+        "standard",
+        description="PSNR kept against the trained splat: about 40, 48 or 58 dB (as near to it as "
+        "the format's 8 bits come)",
     )
     target_db: float | None = Field(
         None, ge=25, le=70, description="keep this PSNR against the trained splat instead"
