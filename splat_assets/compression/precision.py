@@ -99,7 +99,7 @@ class Sensitivity:
         """The steps at which one bit more or less of a number is worth `bit_price`."""
         steps = {}
         for name in _COMPONENTS:
-            worth = max(self._total(name) / (self._count * _COMPONENTS[name]), 1e-300)
+            worth = max(self._total(name) / (self._count * _COMPONENTS[name]), 1e-100)
             step = math.sqrt(6 * bit_price / math.log(2) / worth)
             if name == "means":
                 slower = 2 * step**2 / max(self.means_step, 1e-300)

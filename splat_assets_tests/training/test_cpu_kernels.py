@@ -86,9 +86,10 @@ def test_threads_do_not_change_a_bit() -> None:
     for threads in (1, 2, 3):
         set_threads(threads)
         g = torch.Generator().manual_seed(2)
-        tensors = [torch.rand(100_003, generator=g) for _ in range(4)]
-        value, gradient, first, second = tensors
-        adam([AdamTensors(value, first, second, 0.1, 5)] * 2, [gradient] * 2)
+        tensors = [torch.rand(100_003, generator=g) for _ in range(8)]
+        one, other = tensors[:4], tensors[4:]
+        groups = [AdamTensors(*group[:3], 0.1, 5) for group in (one, other)]
+        adam(groups, [one[3], other[3]])
         results.append([*tensors, noise(5000)[0]])
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    for found in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], found, strict=True))
