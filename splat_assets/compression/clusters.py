@@ -62,9 +62,8 @@ class Clusterings:
         if most < len(points):
             p = _flattened(self._weights)
             self._drawn = self._rng.choice(len(points), most, replace=False, p=p)
-        self._learned = self._drawn[:0]
         self._centers = points[:0]
-        self._errors = np.zeros(0)
+        self._served = np.zeros(0, np.int64), np.zeros(0)  # by which centre, and how far from it
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -77,18 +76,23 @@ class Clusterings:
     def _grown(self, size: int) -> Clustering:
         learned = np.sort(self._drawn[: _sample_of(size)])
         points, weights = self._points[learned], self._weights[learned]
+        labels, errors = self._served
         if not len(self._centers):
             start = min(len(points), max(min(64, size), size // 4))
             seeds = self._rng.choice(len(points), start, replace=False, p=_flattened(weights))
-            self._centers, labels, self._errors = lloyd(points, weights, points[seeds], _ROUNDS)
-        elif len(learned) > len(self._learned):
-            self._errors = nearest(points, self._centers)[1]
-        self._learned = learned
+            self._centers, labels, errors = lloyd(points, weights, points[seeds], _ROUNDS)
+        else:
+            labels, errors = labels[learned], errors[learned]
         if len(self._centers) < size:
-            centers = grow(points, weights, self._centers, self._errors, size, self._rng)
-            self._centers, labels, self._errors = lloyd(points, weights, centers, _ROUNDS)
+            centers, labels, errors = grow(
+                points, weights, self._centers, labels, errors, size, self._rng
+            )
+            self._centers, labels, errors = lloyd(
+                points, weights, centers, _ROUNDS, (labels, errors)
+            )
         if len(points) < len(self._points):
-            labels, _ = nearest(self._points, self._centers)
+            labels, errors = nearest(self._points, self._centers)
+        self._served = labels, errors
         centers = weighted_means(self._points, self._mass, labels, self._centers)
         error = 0.0
         for first in range(0, len(labels), _BLOCK_ROWS):
@@ -186,11 +190,21 @@ def _one_blas_thread() -> Iterator[None]:
 
 
 def lloyd(
-    points: np.ndarray, mass: np.ndarray, centers: np.ndarray, rounds: int
+    points: np.ndarray,
+    mass: np.ndarray,
+    centers: np.ndarray,
+    rounds: int,
+    served: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Some rounds of weighted k-means; a cluster left empty moves to the worst point."""
+    """Some rounds of weighted k-means; a cluster left empty moves to the worst point.
+
+    Args:
+        served: what `nearest` gives for these centres, where that is known.
+
+    Returns the centres and what `nearest` gives for them.
+    """
     centers = centers.copy()
-    labels, errors = nearest(points, centers)
+    labels, errors = nearest(points, centers) if served is None else served
     for _ in range(rounds):
         centers = weighted_means(points, mass, labels, centers)
         empty = np.flatnonzero(np.bincount(labels, minlength=len(centers)) == 0)
@@ -219,13 +233,14 @@ def grow(
     points: np.ndarray,
     mass: np.ndarray,
     centers: np.ndarray,
+    labels: np.ndarray,
     errors: np.ndarray,
     size: int,
     rng: np.random.Generator,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`size` centres: the old ones and points drawn where the error is, a batch at a time, so that
-    what one batch serves draws no more of the next (k-means++, Arthur and Vassilvitskii, 2007)."""
-    added: list[np.ndarray] = []
+    what one batch serves draws no more of the next (k-means++, Arthur and Vassilvitskii, 2007).
+    `labels` and `errors` are what `nearest` gives for the old ones; returned for all."""
     missing = size - len(centers)
     for batch in range(_BATCHES):
         wanted = missing // (_BATCHES - batch)
@@ -236,10 +251,14 @@ def grow(
         if len(candidates) > wanted:
             share = _flattened(mass[candidates] * errors[candidates])
             candidates = np.sort(rng.choice(candidates, wanted, replace=False, p=share))
-        added.append(points[candidates])
-        errors = np.minimum(errors, nearest(points, added[-1])[1])
-        errors[candidates] = 0
-    return np.concatenate([centers, *added])
+        added = points[candidates]
+        news, distances = nearest(points, added)
+        closer = distances < errors
+        labels = np.where(closer, len(centers) + news, labels)
+        errors = np.minimum(errors, distances)
+        labels[candidates], errors[candidates] = len(centers) + np.arange(len(added)), 0
+        centers = np.concatenate([centers, added])
+    return centers, labels, errors
 
 
 def _flattened(weights: np.ndarray) -> np.ndarray:

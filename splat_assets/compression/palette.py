@@ -17,7 +17,6 @@ import numpy as np
 
 from splat_assets.compression.clusters import Clustering, Clusterings, nearest, weighted_means
 from splat_assets.compression.quantize import LEVELS, Codebook, fit_codebook
-from splat_assets.compression.sog_images import Pictures
 from splat_assets.progress import Progress, silent
 
 MAX_ENTRIES = 65536
@@ -31,41 +30,26 @@ _FINER = 0.7  # times the step at which every number is worth its bits: rounding
 _FINE_ENOUGH = 2.0  # bits' price a number: of twice that error, a finer codebook may pay
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """The encoded pictures of a palette, with its entries numbered anew."""
-
-    pictures: Pictures
-    order: np.ndarray | None = None  # [N] of the Gaussians in the file; None: as they are
-    more_bytes: int = 0  # that this order adds to other pictures
-
-
-class Draw(Protocol):
-    """Encodes codes [K, D] and labels [N]; as a trial it is quick, and a little larger.
+class Size(Protocol):
+    """About how many bytes codes [K, D] and labels [N] take, found quickly.
 
     `tier` [K] tells entries whose codes are of a kind, the greater ones first in `codes`.
     """
 
-    def __call__(
-        self, codes: np.ndarray, labels: np.ndarray, tier: np.ndarray, *, trial: bool = False
-    ) -> Drawn: ...
+    def __call__(self, codes: np.ndarray, labels: np.ndarray, tier: np.ndarray) -> int: ...
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Vectors as codes of a codebook, who uses which, and the encoded pictures of both."""
+    """Vectors as codes of a codebook, and who uses which."""
 
     codes: np.ndarray  # [K, D] uint8
     labels: np.ndarray  # [N] int64
     book: Codebook
     error: float  # of the picture: Σ worth · squared distance
     tier: np.ndarray  # [K] greater for entries stored more finely
-    drawn: Drawn
+    num_bytes: int  # about, of the pictures of both
     kind: str  # "shared", or "own" where nearly every Gaussian has its own
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(len(picture) for picture in self.drawn.pictures) + self.drawn.more_bytes
 
 
 class PaletteSearch:
@@ -76,7 +60,7 @@ class PaletteSearch:
         self,
         points: np.ndarray,
         worth: np.ndarray,
-        draw: Draw,
+        size_of: Size,
         *,
         size: int | None = None,
         seed: int = 0,
@@ -90,13 +74,14 @@ class PaletteSearch:
         """
         self._unique, self._inverse = _distinct(points + np.float32(0))  # no -0
         self._mass = np.bincount(self._inverse, worth, len(self._unique))
-        self._draw, self._size = draw, size
+        self._size_of, self._size = size_of, size
         sizes = _sizes(len(points), len(self._unique)) if size is None else [min(size, MAX_ENTRIES)]
         self._clusterings = Clusterings(self._unique, self._mass, sizes, seed)
         self._nothing = float(
             self._mass @ np.einsum("nd,nd->n", self._unique, self._unique, dtype=np.float64)
         )
         self._begin = 0  # at which of the sizes the search begins
+        self._chosen: dict[float, int] = {}  # by price, which of the sizes was best
 
     def choose(self, bit_price: float, progress: Progress | None = None) -> Palette | None:
         """The palette that costs least, or None where none costs less.
@@ -109,23 +94,32 @@ class PaletteSearch:
         """
         progress = progress or silent()
         if self._size is not None and len(self._unique) > self._size:
-            return self._finished(self._shared(0, bit_price))
-        best: Palette | None = None
+            return self._shared(0, bit_price)
+        whole = len(self._clusterings)  # stands for the palette of all vectors
+        dearer = {price: i for price, i in self._chosen.items() if price >= bit_price}
+        cheaper = {price: i for price, i in self._chosen.items() if price <= bit_price}
+        only = None  # what is best at the next prices on either side
+        if dearer and cheaper and dearer[min(dearer)] == cheaper[max(cheaper)]:
+            only = dearer[min(dearer)]
+        found: dict[int, Palette] = {}
         own = 0.0
-        if bit_price > 0 and len(self._unique) > 64 and self._size is None:
-            own = self._own_foretold(bit_price)
-            for tried, shared in enumerate(self._ascending(bit_price, _UNSURE * own), 1):
-                best = min(best or shared, shared, key=lambda palette: _cost(palette, bit_price))
-                progress.update(tried / len(self._clusterings), "Building the palette")
-        if best is None or own / _UNSURE < _cost(best, bit_price):
-            whole = self._own(bit_price)
-            best = min(best or whole, whole, key=lambda palette: _cost(palette, bit_price))
-        best = self._finished(best)
-        worthless = self._size is None and self._nothing <= _cost(best, bit_price)
-        return None if worthless else best
-
-    def _finished(self, palette: Palette) -> Palette:
-        return replace(palette, drawn=self._draw(palette.codes, palette.labels, palette.tier))
+        searched = bit_price > 0 and len(self._unique) > 64 and self._size is None
+        if searched and only != whole:
+            # a dearer bit never buys more shared entries
+            least = max((i for i in dearer.values() if i < whole), default=0)
+            most = min(cheaper.values(), default=whole)
+            own = self._own_foretold(bit_price) if only is None else math.inf
+            for index in self._ascending(found, bit_price, _UNSURE * own, least, most):
+                progress.update((index + 1) / whole, "Building the palette")
+        costs = {index: _cost(palette, bit_price) for index, palette in found.items()}
+        if not costs or own / _UNSURE < min(costs.values()):
+            found[whole] = self._own(bit_price)
+            costs[whole] = _cost(found[whole], bit_price)
+        best = min(costs, key=lambda index: costs[index])
+        if searched:
+            self._chosen[bit_price] = best
+        worthless = self._size is None and self._nothing <= costs[best]
+        return None if worthless else found[best]
 
     def _own(self, price: float) -> Palette:
         return replace(self._quantized(self._each, price), kind="own")
@@ -158,34 +152,41 @@ class PaletteSearch:
     def _shared(self, index: int, price: float) -> Palette:
         return self._quantized(self._clusterings[index], price)
 
-    def _ascending(self, price: float, ceiling: float) -> Iterator[Palette]:
-        """From where the last search ended, down while that is cheaper, or else up until they get
-        dearer or will not undercut `ceiling`."""
+    def _ascending(
+        self, found: dict[int, Palette], price: float, ceiling: float, least: int, most: int
+    ) -> Iterator[int]:
+        """Which of the sizes, from `least` to `most`, were tried and put into `found`: from where
+        the last search ended, down while that is cheaper, or else up until they get dearer or will
+        not undercut `ceiling`."""
+        most = max(least, min(most, len(self._clusterings) - 1))
         if not len(self._clusterings):
             return
-        index = min(self._begin, len(self._clusterings) - 1)
-        first = last = self._shared(index, price)
-        yield last
-        least = _cost(last, price)
-        for smaller in range(index - 1, -1, -1):
-            last = self._shared(smaller, price)
-            yield last
-            if _cost(last, price) >= least:
+        begin = int(np.clip(self._begin, least, most))
+
+        def cost(index: int) -> float:
+            found[index] = self._shared(index, price)
+            return _cost(found[index], price)
+
+        self._begin, lowest = begin, cost(begin)
+        yield begin
+        for smaller in range(begin - 1, least - 1, -1):
+            now = cost(smaller)
+            yield smaller
+            if now >= lowest:
                 break
-            least, self._begin = _cost(last, price), smaller
-        if _cost(first, price) > least:
+            self._begin, lowest = smaller, now
+        if self._begin < begin:
             return
-        last, before = first, None
-        for larger in range(index + 1, len(self._clusterings)):
-            before, last = last, self._shared(larger, price)
-            yield last
-            if _cost(last, price) > _cost(before, price):
+        for larger in range(begin + 1, most + 1):
+            now = cost(larger)
+            yield larger
+            if now > lowest:
                 return
-            self._begin = larger
+            self._begin, lowest = larger, now
             # what the largest would cost if errors went on shrinking as they just did
             doublings = math.log2(max(2.0, len(self._unique) / 2 / self._clusterings.sizes[larger]))
-            shrinking = last.error / max(before.error, 1e-300)
-            if last.error * shrinking**doublings > ceiling:
+            error, before = found[larger].error, found[larger - 1].error
+            if error * (error / max(before, 1e-300)) ** doublings > ceiling:
                 return
 
     def _quantized(self, clustering: Clustering, price: float) -> Palette:
@@ -235,8 +236,8 @@ class PaletteSearch:
         tier_of = np.zeros(len(codes), np.int64)
         np.maximum.at(tier_of, names, tier[order])
         labels = names[place[labels]][self._inverse]
-        drawn = self._draw(codes, labels, tier_of, trial=True)
-        return Palette(codes, labels, book, error, tier_of, drawn, "shared")
+        num_bytes = self._size_of(codes, labels, tier_of)
+        return Palette(codes, labels, book, error, tier_of, num_bytes, "shared")
 
 
 def _rounded(

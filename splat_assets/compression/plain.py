@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from splat_assets.compression.palette import MAX_ENTRIES, Draw, Palette
+from splat_assets.compression.palette import MAX_ENTRIES, Palette, Size
 from splat_assets.compression.quantize import LEVELS, Codebook
 
 _SAMPLES = 4096  # entries where there are too many vectors for each to be one
@@ -22,7 +22,7 @@ def plain_palette(
     points: np.ndarray,
     worth: np.ndarray,
     *,
-    draw: Draw,
+    size_of: Size,
     size: int | None = None,
 ) -> Palette:
     """Every vector of `points` [N, D] its own entry; where they are too many (more than `size`),
@@ -42,7 +42,7 @@ def plain_palette(
         distance = ((stored[labels[rows]] - points[rows]) ** 2).sum(axis=1, dtype=np.float64)
         error += float(worth[rows] @ distance)
     tier = np.zeros(len(codes), np.int64)
-    return Palette(codes, labels, book, error, tier, draw(codes, labels, tier), kind)
+    return Palette(codes, labels, book, error, tier, size_of(codes, labels, tier), kind)
 
 
 def _nearest(points: np.ndarray, entries: np.ndarray) -> np.ndarray:

@@ -202,7 +202,6 @@ def measure_sensitivity(
     behind = np.asarray(background, np.float32)
     rng = np.random.default_rng(_SEED)
     worth: dict[str, np.ndarray] = {k: np.zeros((n, count)) for k, count in _COMPONENTS.items()}
-    worth["shN"] = np.zeros(n)
     pixels = 0
     few, pictures = spread(chosen, compared), []
     for view in chosen:
@@ -223,12 +222,13 @@ def measure_sensitivity(
             worth["scales"] += _squares(into.scales * splats.scales)
             worth["opacities"] += _squares(into.opacities[:, None])
             worth["sh0"] += _squares(into.colors[0].reshape(n, 3))
-            if gaussians.sh_degree:
-                worth["shN"] += _squares(into.colors[1].reshape(n, -1)).mean(axis=1)
             pixels += image.size
     logs_per_unit = (1 + np.abs(gaussians.means.astype(np.float64))) ** 2
     worth["means"] *= logs_per_unit
     worth = {name: values / max(pixels, 1) for name, values in worth.items()}
+    # the squares of all functions of a band sum to the same for every direction (Unsöld's theorem),
+    # which is the square of the constant one times their number
+    worth["shN"] = worth["sh0"].mean(axis=1) if gaussians.sh_degree else np.zeros(n)
     found = Sensitivity(worth, exact_levels(gaussians), gaussians.shN[0].size if n else 0)
     step = 0.0
     for _ in range(2):  # the factor depends on the step, and the step on the factor

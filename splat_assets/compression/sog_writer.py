@@ -13,7 +13,6 @@ import json
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ import numpy as np
 from splat_assets import __version__
 from splat_assets.artifacts.manifest import write_bytes_atomic
 from splat_assets.compression.fallback import Notes, first_that_works
-from splat_assets.compression.palette import Drawn, Palette, PaletteSearch
+from splat_assets.compression.palette import Palette, PaletteSearch
+from splat_assets.compression.palette_images import DrawnPalette, PaletteArtist
 from splat_assets.compression.paths import MOST as PATH_MOST
 from splat_assets.compression.paths import shorter_path
 from splat_assets.compression.plain import plain_codebook, plain_palette
@@ -37,13 +37,7 @@ from splat_assets.compression.quantize import (
     quantize_means,
     unpack_quats,
 )
-from splat_assets.compression.sog_images import (
-    are_many,
-    encode_image,
-    encode_palette,
-    first_uses,
-    image_size,
-)
+from splat_assets.compression.sog_images import encode_image, image_size
 from splat_assets.compression.sog_reader import stored_logit
 from splat_assets.compression.sorting import Order, Sorting, sort_gaussians
 from splat_assets.compression.views import importance
@@ -183,6 +177,7 @@ class SogEncoder:
             turns.insert(0, ("", lambda: canonical_rotations(self._gaussians.quats, scales)))
         quats, self._scales = first_that_works("Reducing the rotations", turns, self._notes)
         self._quats = quats.astype(np.float64)
+        self._artist = PaletteArtist(self._positions, self.sorting.order == "hilbert", self._notes)
         self._search: PaletteSearch | None = None
         self._palette: tuple[float, Palette | None] | None = None
 
@@ -192,10 +187,9 @@ class SogEncoder:
         kept, size = self._gaussians, image_size(len(self._gaussians))
         progress.update(0.0, "Quantising positions, rotations and colours")
         palette = self.palette(precision, progress.span(0.1, 0.7))
-        order = np.arange(len(kept))
-        if palette is not None and palette.drawn.order is not None:
-            order = palette.drawn.order
         progress.update(0.7, "Encoding the pictures")
+        drawn = None if palette is None else self._drawn(palette)
+        order = np.arange(len(kept)) if drawn is None else drawn.order
         pictures, books, mins, maxs = self._pictures(precision)
         names = list(pictures)
         texels = [pictures.pop(name)[order] for name in names]
@@ -220,9 +214,9 @@ class SogEncoder:
         meta["scales"] = {"codebook": _numbers(books["scales"]), "files": ["scales.webp"]}
         meta["quats"] = {"files": ["quats.webp"]}
         meta["sh0"] = {"codebook": _numbers(books["sh0"]), "files": ["sh0.webp"]}
-        if palette is not None:
+        if palette is not None and drawn is not None:
             books["shN"] = palette.book
-            files["shN_centroids.webp"], files["shN_labels.webp"] = palette.drawn.pictures
+            files["shN_centroids.webp"], files["shN_labels.webp"] = drawn.entries, drawn.labels
             meta["shN"] = {
                 "count": len(palette.codes),
                 "bands": kept.sh_degree,
@@ -296,7 +290,9 @@ class SogEncoder:
             worth = self._worth(precision)
             if self._search is None:
                 entries, seed = self._options.palette_size, self._options.seed
-                self._search = PaletteSearch(points, worth, self._draw, size=entries, seed=seed)
+                self._search = PaletteSearch(
+                    points, worth, self._artist.size_of, size=entries, seed=seed
+                )
             return self._search.choose(price, progress)
 
         points = np.ascontiguousarray(kept.shN.reshape(len(kept), -1))
@@ -309,7 +305,7 @@ class SogEncoder:
                     lambda: plain_palette(
                         points,
                         self._worth(precision),
-                        draw=self._draw,
+                        size_of=self._artist.size_of,
                         size=self._options.palette_size,
                     ),
                 ),
@@ -320,42 +316,15 @@ class SogEncoder:
         self._palette = (price, palette)
         return palette
 
-    def _draw(
-        self, codes: np.ndarray, labels: np.ndarray, tier: np.ndarray, *, trial: bool = False
-    ) -> Drawn:
-        """With many entries, in the order of Gaussians that makes the smaller file: as they are, or
-        those that use an entry first before all others, so that labels count up."""
-        size, count = image_size(len(labels)), len(labels)
-        reorders = self.sorting.order == "hilbert" and are_many(len(codes), count)
-        if not (trial and reorders):
-            usual = Drawn(encode_palette(codes, labels, size, self._notes, trial=trial))
-            if not reorders:
-                return usual
-        order = self._by_first_use(labels, tier, len(codes), quick=trial)
-        pictures = encode_palette(codes, labels[order], size, self._notes, trial=trial)
-        if trial:
-            return Drawn(pictures, order)
-        high = (self._positions >> 8).astype(np.uint8)
-        more = len(encode_image(high[order], size, self._notes))
-        more -= len(encode_image(high, size, self._notes))
-        bytes_of = [sum(map(len, both)) for both in (pictures, usual.pictures)]
-        return Drawn(pictures, order, more) if bytes_of[0] + more < bytes_of[1] else usual
-
-    def _by_first_use(
-        self, labels: np.ndarray, tier: np.ndarray, entries: int, *, quick: bool
-    ) -> np.ndarray:
-        """[N] the order in which the first users of entries come before all others, those of the
-        finest entries first of all; like beside like among each."""
-        first = first_uses(labels, entries)
-        used = np.flatnonzero(first < len(labels))
-        group = np.full(len(labels), tier.max() + 1)
-        group[first[used]] = tier.max() - tier[used]
-        order = np.argsort(group, kind="stable")
-        if quick or len(labels) > PATH_MOST:
-            return order
-        bounds = np.searchsorted(group[order], np.arange(tier.max() + 3))
-        parts = [order[first:last] for first, last in pairwise(bounds)]
-        return np.concatenate([shorter_path(self._positions, part) for part in parts])
+    def _drawn(self, palette: Palette) -> DrawnPalette:
+        return first_that_works(
+            "Ordering the palette",
+            (
+                ("", lambda: self._artist.draw(palette)),
+                ("it is drawn as it was found", lambda: self._artist.draw_plainly(palette)),
+            ),
+            self._notes,
+        )
 
     def sh_error(self, precision: Precision) -> float:
         """Mean squared error of the picture that the palette will leave."""

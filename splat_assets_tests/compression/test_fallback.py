@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from splat_assets.compression import compress, sog_images, sog_writer, streamed, targets
+from splat_assets.compression import (
+    compress,
+    palette_images,
+    sog_images,
+    sog_writer,
+    streamed,
+    targets,
+)
 from splat_assets.compression.compress import compress_splat
 from splat_assets.compression.fallback import Notes, first_that_works
-from splat_assets.compression.palette import Drawn
 from splat_assets.compression.plain import plain_palette
 from splat_assets.compression.sog_reader import decode_members, read_sog
 from splat_assets.compression.sog_writer import SogOptions, encode_sog
@@ -40,6 +46,7 @@ STEPS = {
     "rotations": (sog_writer, "canonical_rotations", "Reducing the rotations failed"),
     "codebooks": (sog_writer, "fit_codebook", "Fitting the codebook of scales failed"),
     "palette": (sog_writer, "PaletteSearch", "The search for a palette"),
+    "palette order": (palette_images.PaletteArtist, "draw", "Ordering the palette failed"),
     "webp": (sog_images, "webp_bytes", "Encoding a picture tightly failed"),
     "sensitivity": (targets, "weigh_errors", "Measuring what errors cost failed"),
     "pruning": (targets, "prune", "Pruning failed"),
@@ -148,17 +155,15 @@ def test_a_plain_palette_is_exact_as_far_as_its_steps_and_small_where_asked() ->
     points = rng.normal(0, 0.1, (3000, 9)).astype(np.float32)
     worth = rng.uniform(0.5, 2, 3000)
 
-    def draw(
-        codes: np.ndarray, labels: np.ndarray, tier: np.ndarray, *, trial: bool = False
-    ) -> Drawn:
-        return Drawn((codes.tobytes(), labels.tobytes()))
+    def size_of(codes: np.ndarray, labels: np.ndarray, tier: np.ndarray) -> int:
+        return codes.nbytes + labels.nbytes
 
-    whole = plain_palette(points, worth, draw=draw)
+    whole = plain_palette(points, worth, size_of=size_of)
     step = np.ptp(points) / 255
     stored = whole.book.decode(whole.codes)[whole.labels]
     assert np.abs(stored - points).max() <= 0.51 * step
     assert whole.error == pytest.approx(worth @ ((stored - points) ** 2).sum(1), rel=1e-5)
-    few = plain_palette(points, worth, draw=draw, size=100)
+    few = plain_palette(points, worth, size_of=size_of, size=100)
     assert few.codes.shape == (100, 9) and few.labels.max() < 100
     entries = few.book.decode(few.codes)
     distance = ((entries[None] - points[:, None]) ** 2).sum(-1)

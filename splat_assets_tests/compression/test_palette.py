@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from splat_assets.compression.clusters import _nearest_by_cells, lloyd, nearest
-from splat_assets.compression.palette import Drawn, Palette, PaletteSearch
-from splat_assets.compression.sog_images import encode_palette, image_size
+from splat_assets.compression.clusters import _nearest_by_cells, grow, lloyd, nearest
+from splat_assets.compression.palette import Palette, PaletteSearch
+from splat_assets.compression.palette_images import PaletteArtist
 
 
 def _clustered(n: int, clusters: int, noise: float, dims: int = 24):
@@ -19,14 +22,13 @@ def _clustered(n: int, clusters: int, noise: float, dims: int = 24):
 
 def _choose(points, price, size=None, worth=None, seed=0) -> Palette | None:
     worth = np.full(len(points), 1 / len(points)) if worth is None else worth
-    size_of = image_size(len(points))
+    size_of = _artist(len(points)).size_of
+    return PaletteSearch(points, worth, size_of, size=size, seed=seed).choose(price)
 
-    def draw(
-        codes: np.ndarray, labels: np.ndarray, tier: np.ndarray, *, trial: bool = False
-    ) -> Drawn:
-        return Drawn(encode_palette(codes, labels, size_of, print, trial=trial))
 
-    return PaletteSearch(points, worth, draw, size=size, seed=seed).choose(price)
+def _artist(count: int, *, reorders: bool = False) -> PaletteArtist:
+    positions = np.arange(3 * count).astype(np.uint16).reshape(count, 3)
+    return PaletteArtist(positions, reorders, print)
 
 
 def _shown(palette: Palette) -> np.ndarray:
@@ -45,14 +47,7 @@ def test_one_search_serves_all_prices() -> None:
     """In whatever order they are asked for, about as well as a search of its own."""
     points, _ = _clustered(3000, 700, 0.1)
     worth = np.full(3000, 1 / 3000)
-    size = image_size(3000)
-
-    def draw(
-        codes: np.ndarray, labels: np.ndarray, tier: np.ndarray, *, trial: bool = False
-    ) -> Drawn:
-        return Drawn(encode_palette(codes, labels, size, print, trial=trial))
-
-    search = PaletteSearch(points, worth, draw)
+    search = PaletteSearch(points, worth, _artist(3000).size_of)
     for price in (1e-5, 1e-7, 1e-6, 1e-8):
         shared, alone = search.choose(price), _choose(points, price)
         assert shared is not None and alone is not None
@@ -114,7 +109,37 @@ def test_same_seed_same_palette() -> None:
     one, two = _choose(points, 1e-6, 128), _choose(points, 1e-6, 128)
     other = _choose(points, 1e-6, 128, seed=1)
     assert one is not None and two is not None and other is not None
-    assert one.drawn == two.drawn != other.drawn
+    np.testing.assert_array_equal(one.codes, two.codes)
+    np.testing.assert_array_equal(one.labels, two.labels)
+    assert not np.array_equal(one.codes, other.codes)
+
+
+@pytest.mark.parametrize("reorders", [False, True])
+def test_pictures_of_a_palette_show_every_gaussian_its_entry(reorders: bool) -> None:
+    points, _ = _clustered(2000, 900, 0.1)
+    artist, palette = _artist(2000, reorders=reorders), _choose(points, 1e-7)
+    assert palette is not None
+    for drawn in (artist.draw(palette), artist.draw_plainly(palette)):
+        texels = np.asarray(Image.open(io.BytesIO(drawn.labels))).reshape(-1, 3)[:2000].astype(int)
+        entries = np.asarray(Image.open(io.BytesIO(drawn.entries)))
+        entries = entries.reshape(-1, points.shape[1])
+        shown = entries[texels[:, 0] + 256 * texels[:, 1]]
+        np.testing.assert_array_equal(shown, palette.codes[palette.labels[drawn.order]])
+        size = len(drawn.entries) + len(drawn.labels)
+        assert 0.8 * size < palette.num_bytes < 1.3 * size
+    assert sorted(drawn.order) == list(range(2000))
+
+
+def test_what_serves_the_points_is_known_while_centres_grow() -> None:
+    points, _ = _clustered(2000, 100, 0.1)
+    mass, rng = np.full(len(points), 1 / 2000), np.random.default_rng(0)
+    centers, labels, errors = grow(
+        points, mass, points[:10], *nearest(points, points[:10]), 90, rng
+    )
+    assert len(centers) == 90 and np.array_equal(centers[:10], points[:10])
+    again, distances = nearest(points, centers)
+    assert (again == labels).mean() > 0.99
+    np.testing.assert_allclose(errors, distances, atol=1e-4)
 
 
 def test_lloyd_moves_empty_centres_to_where_error_is() -> None:
