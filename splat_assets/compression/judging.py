@@ -14,6 +14,7 @@ import numpy as np
 
 from splat_assets.compression.precision import Sensitivity, exact_levels, measure_sensitivity
 from splat_assets.compression.views import (
+    AROUND,
     around,
     frame_splat,
     picture_side,
@@ -29,6 +30,7 @@ MANY = 300_000  # Gaussians, of which a small picture of the whole does not show
 _PART = 100_000  # Gaussians at most of a part
 _VIEWS, _CHECKED = 3, 6  # views of each part; parts that results are looked at in, in one view each
 _PART_PROBES, _PART_COMPARED = 1, 1  # pictures of noise a view; views with displaced Gaussians
+_ALIKE = 3  # parts that are taken to be like the first of them, where that spares pictures
 _FRAMED = 8_000  # Gaussians of a part that tell where it is
 _BETWEEN = 24  # views between cameras, in which errors are weighed too
 _SIDE = 256  # pixels of what errors are weighed in
@@ -107,6 +109,7 @@ def weigh_errors(
     if looks.part_of is None:
         return measure_sensitivity(gaussians, looks.views[0], background=background)
     worth: dict[str, np.ndarray] = {}
+    known = None
     for part, views in enumerate(looks.views):
         report(part / len(looks.views))
         index = np.flatnonzero(looks.part_of == part)
@@ -116,11 +119,16 @@ def weigh_errors(
             background=background,
             probes=_PART_PROBES,
             compared=_PART_COMPARED,
+            like=known if part % _ALIKE else None,
         )
+        known = found
         for name, values in found.worth.items():
             # pictures of other parts do not change
-            whole = worth.setdefault(name, np.zeros((len(gaussians), *values.shape[1:])))
-            whole[index] = values / len(looks.views)
+            whole = worth.setdefault(
+                name, np.empty((len(gaussians), *values.shape[1:]), np.float32)
+            )
+            values /= len(looks.views)
+            whole[index] = values
     return replace(found, worth=worth, exact_levels=exact_levels(gaussians))
 
 
@@ -135,11 +143,12 @@ def _looks_at_parts(gaussians: Gaussians) -> tuple[Looks, Looks]:
         sample = gaussians.select(index[:: -(-len(index) // _FRAMED)])
         sphere = frame_splat(sample)
         # neighbours are seen from different sides
-        near, sides = around(*sphere, side=_SIDE), around(*sphere, side=_CHECK_SIDE)
-        places = [(5 * number + 13 * view) % len(near) for view in range(_VIEWS)]
-        weighed.append(tuple(near[place] for place in places))
+        places = [(5 * number + 13 * view) % AROUND for view in range(_VIEWS)]
+        weighed.append(tuple(around(*sphere, places, side=_SIDE)))
         # every second is as far away as the part is large: one part is like another
-        checks.append((sides[(10 * number + 6) % len(sides)],) if number in checked else ())
+        place = (10 * number + 6) % AROUND
+        seen = around(*sphere, [place], side=_CHECK_SIDE) if number in checked else ()
+        checks.append(tuple(seen))
     return Looks(tuple(weighed), part_of), Looks(tuple(checks), part_of)
 
 

@@ -1,5 +1,5 @@
 """What is asked of every Gaussian and takes long on whole arrays, compiled: the smallest of 24
-equivalent rotations, and the place along a Hilbert curve."""
+equivalent rotations, the place along a Hilbert curve, and the squares of gradients."""
 
 from __future__ import annotations
 
@@ -76,3 +76,34 @@ def along_hilbert(positions: np.ndarray, bits: int) -> np.ndarray:
                 key = key << 1 | (x[axis] ^ flip) >> level & 1
         keys[i] = key
     return keys
+
+
+@njit(cache=True, nogil=True)
+def add_squares(
+    total: np.ndarray, gradient: np.ndarray, largest: np.ndarray, small: np.ndarray
+) -> None:
+    """Add the squares of gradients [N, C] float32 to `total` [N, C] float64; what is not finite
+    counts nothing.
+
+    Args:
+        gradient: of unit quaternions [N, 4] where `total` is [N, 3], the three numbers that are
+            stored of each: what those change, the largest makes up for.
+        largest: [N] which number of a quaternion is the largest.
+        small: [N, 3] the others.
+    """
+    for i in range(len(gradient)):
+        if gradient.shape[1] == total.shape[1]:
+            for c in range(total.shape[1]):
+                square = float(gradient[i, c]) ** 2
+                if square < np.inf:
+                    total[i, c] += square
+            continue
+        rest, top = 1.0, largest[i]
+        for c in range(3):
+            rest -= small[i, c] ** 2
+        rest = np.sqrt(max(rest, 0.25))
+        for c in range(3):
+            own = gradient[i, c + (c >= top)]
+            square = (own - small[i, c] / rest * gradient[i, top]) ** 2
+            if square < np.inf:
+                total[i, c] += square

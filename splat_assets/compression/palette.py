@@ -219,7 +219,7 @@ class PaletteSearch:
             for t in present:
                 worth = usage[tier == t].mean()
                 steps[t] = max(_FINER * math.sqrt(6 * price / math.log(2) / worth), finest)
-        book = fit_codebook(entries, usage[:, None], float(steps[present].min()))
+        book = fit_codebook(entries, lambda: usage[:, None], float(steps[present].min()))
         codes = np.empty(entries.shape, np.uint8)
         for t in present:
             stride = int(steps[t] / book.step + 0.01) if book.step > 0 else 1

@@ -19,7 +19,6 @@ import numpy as np
 
 from splat_assets.compression.quantize import (
     LEVELS,
-    OTHERS,
     QUAT_STEP,
     canonical_rotations,
     signed_exp,
@@ -66,7 +65,7 @@ class Precision:
 class Sensitivity:
     """Mean squared error of a picture (0..1) per squared unit of error in one number of each
     property ("means" in the signed logarithm, "quats" and "scales" in the form that is stored,
-    "opacities" of 0..1) of each Gaussian: [N, C] float64 under the property's name; "shN" [N], of
+    "opacities" of 0..1) of each Gaussian: [N, C] float32 under the property's name; "shN" [N], of
     any of its coefficients."""
 
     worth: dict[str, np.ndarray]
@@ -75,6 +74,7 @@ class Sensitivity:
     # below steps of this, the error of positions falls with the step and not with its square:
     # Gaussians that change places in the order of depth leave most of it
     means_step: float = 0.0
+    means_factor: float = 1.0  # by which errors of positions were seen to cost more than foretold
 
     def precision(self, psnr_db: float) -> Precision:
         """The coarsest storage with which pictures should have `psnr_db`."""
@@ -130,12 +130,15 @@ class Sensitivity:
 
     def select(self, keep: np.ndarray) -> Sensitivity:
         """Of some of the Gaussians."""
-        return replace(self, worth={name: values[keep] for name, values in self.worth.items()})
+        if keep.dtype == bool:
+            keep = np.flatnonzero(keep)
+        chosen = {name: values.take(keep, axis=0) for name, values in self.worth.items()}
+        return replace(self, worth=chosen)
 
     def floored(self, name: str, precision: Precision) -> np.ndarray:
         """[N, C] what an error in a number costs; what no view shows is not worth nothing."""
         worth = self.worth[name]
-        worth = np.maximum(worth, max(_LEAST_SEEN * float(worth.mean()), 1e-30))
+        worth = np.maximum(worth, max(_LEAST_SEEN * float(worth.mean(dtype=np.float64)), 1e-30))
         return worth * self._more_for_means(precision.means) if name == "means" else worth
 
     @property
@@ -143,7 +146,7 @@ class Sensitivity:
         """[N] error of the picture per squared distance of a Gaussian's vector of SH coefficients;
         no Gaussian is worth nothing."""
         worth = self.worth["shN"]
-        return np.maximum(worth, max(_LEAST_WORTH * float(worth.mean()), 1e-30))
+        return np.maximum(worth, max(_LEAST_WORTH * float(worth.mean(dtype=np.float64)), 1e-30))
 
     @property
     def removal(self) -> np.ndarray:
@@ -163,7 +166,7 @@ class Sensitivity:
 
     @cached_property
     def _totals(self) -> dict[str, float]:
-        return {name: float(values.sum()) for name, values in self.worth.items()}
+        return {name: float(values.sum(dtype=np.float64)) for name, values in self.worth.items()}
 
     def _scalar_step(self, name: str, step: float) -> float:
         """The step there will be: none where the values themselves fit the codebook."""
@@ -179,6 +182,7 @@ def measure_sensitivity(
     background: Sequence[float] = (0.0, 0.0, 0.0),
     probes: int | None = None,
     compared: int = _COMPARED_VIEWS,
+    like: Sensitivity | None = None,
 ) -> Sensitivity:
     """What errors cost in pictures from `views`, or from as many of them as there is time for.
 
@@ -189,7 +193,9 @@ def measure_sensitivity(
         views: evenly spread over where people will look from.
         probes: pictures weighted by random signs of each view; as many as there is time for.
         compared: views in which displaced Gaussians are looked at.
+        like: of Gaussians much like these: displaced ones are then not looked at.
     """
+    from splat_assets.compression.kernels import add_squares
     from splat_assets.rendering.cpu.draw import Frame, Gradients, draw, draw_backward
 
     n = len(gaussians)
@@ -217,26 +223,34 @@ def measure_sensitivity(
             signs[(image < 0) | (image > 1)] = 0  # what is clipped does not change
             into = Gradients.empty(splats, 1)
             draw_backward(splats, viewmat, frame, drawn, signs, None, False, into, 0)
-            worth["means"] += _squares(into.means)
-            worth["quats"] += _squares(_of_small(into.quats, largest, small))
-            worth["scales"] += _squares(into.scales * splats.scales)
-            worth["opacities"] += _squares(into.opacities[:, None])
-            worth["sh0"] += _squares(into.colors[0].reshape(n, 3))
+            gradients = {
+                "means": into.means,
+                "quats": into.quats,
+                "scales": into.scales * splats.scales,
+                "opacities": into.opacities[:, None],
+                "sh0": into.colors[0].reshape(n, 3),
+            }
+            for name, gradient in gradients.items():
+                add_squares(worth[name], gradient, largest, small)
             pixels += image.size
     logs_per_unit = (1 + np.abs(gaussians.means.astype(np.float64))) ** 2
     worth["means"] *= logs_per_unit
-    worth = {name: values / max(pixels, 1) for name, values in worth.items()}
+    # half the memory: there are many, and they are put into another order
+    worth = {name: (values / max(pixels, 1)).astype(np.float32) for name, values in worth.items()}
     # the squares of all functions of a band sum to the same for every direction (Unsöld's theorem),
     # which is the square of the constant one times their number
-    worth["shN"] = worth["sh0"].mean(axis=1) if gaussians.sh_degree else np.zeros(n)
+    worth["shN"] = worth["sh0"].mean(axis=1) * bool(gaussians.sh_degree)
     found = Sensitivity(worth, exact_levels(gaussians), gaussians.shN[0].size if n else 0)
-    step = 0.0
+    if like is not None:
+        worth["means"] *= like.means_factor
+        return replace(found, means_step=like.means_step, means_factor=like.means_factor)
+    step = total = 1.0
     for _ in range(2):  # the factor depends on the step, and the step on the factor
         step = found.precision(_USUAL_DB).means
         factor = _means_factor(gaussians, found, step, few, pictures, background)
-        worth["means"] = worth["means"] * factor
-        found = replace(found, worth=worth)
-    return replace(found, means_step=step)
+        total *= factor
+        found = replace(found, worth={**found.worth, "means": found.worth["means"] * factor})
+    return replace(found, means_step=step, means_factor=total)
 
 
 def _means_factor(
@@ -285,19 +299,6 @@ def _probes(views: Sequence[View], count: int) -> tuple[list[View], int]:
     probes = int(np.clip(_WORK // max(count * len(picked), 1), 1, _MAX_PROBES))
     side = picture_side(_SIDE, count)
     return [shrunk(view, side) for view in picked], probes
-
-
-def _of_small(slopes: np.ndarray, largest: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """[N, 3] slopes of the three numbers that are stored of a unit quaternion, from those of all
-    four [N, 4]: what the three change, the largest makes up for."""
-    rest = np.sqrt(np.maximum(1 - (small**2).sum(axis=1, keepdims=True), 0.25))
-    stored = np.take_along_axis(slopes, OTHERS[largest], axis=1)
-    return stored - small / rest * np.take_along_axis(slopes, largest[:, None], axis=1)
-
-
-def _squares(gradients: np.ndarray) -> np.ndarray:
-    """float64; NaN and infinity count nothing."""
-    return np.nan_to_num(gradients.astype(np.float64) ** 2, posinf=0.0)
 
 
 def exact_levels(gaussians: Gaussians) -> dict[str, tuple[float, int]]:

@@ -18,22 +18,29 @@ _MOST = 0.1  # of the error allowed, that leaving out may take
 _TOGETHER = 4.0  # what is left out adds up in the same direction
 
 
-def prune(
-    gaussians: Gaussians, sensitivity: Sensitivity, psnr_db: float, share: float = 1.0
-) -> np.ndarray:
-    """[N] bool, those to keep, when pictures shall keep `psnr_db`.
+class Pruning:
+    """Which Gaussians to keep when pictures shall keep `psnr_db`.
 
     Leaving one out takes its whole opacity away, whose error the sensitivity tells to first order.
-    What no view has seen is kept. With a smaller `share` fewer are left out.
+    What no view has seen is kept.
     """
-    opacity = 1 / (1 + np.exp(-np.clip(gaussians.opacities.astype(np.float64), -60, 60)))
-    error = _TOGETHER * sensitivity.removal * opacity**2
-    price = sensitivity.precision(psnr_db).bit_price
-    seen = sensitivity.removal > 0
-    order = np.argsort(error, kind="stable")
-    # and all of them together may take a small part of the error allowed
-    allowed = share * _MOST * 10 ** (-psnr_db / 10)
-    total = np.empty(len(order))
-    total[order] = np.cumsum(error[order])
-    keep = ~seen | (error > price * _BITS) | (total > allowed)
-    return keep if keep.any() and math.isfinite(price) else np.ones(len(keep), bool)
+
+    def __init__(self, gaussians: Gaussians, sensitivity: Sensitivity, psnr_db: float) -> None:
+        opacity = 1 / (1 + np.exp(-np.clip(gaussians.opacities.astype(np.float64), -60, 60)))
+        error = _TOGETHER * sensitivity.removal * opacity**2
+        price = sensitivity.precision(psnr_db).bit_price
+        dear = error > price * _BITS if math.isfinite(price) else np.ones(len(error), bool)
+        self._count = len(gaussians)
+        self._cheap = np.flatnonzero((sensitivity.removal > 0) & ~dear)
+        self._cheap = self._cheap[np.argsort(error[self._cheap], kind="stable")]
+        self._sums = np.cumsum(error[self._cheap])
+        self._allowed = _MOST * 10 ** (-psnr_db / 10)
+
+    def keep(self, share: float = 1.0) -> np.ndarray:
+        """[N] bool. All that are left out may take a small part of the error allowed, and a
+        smaller part with a smaller `share`."""
+        keep = np.ones(self._count, bool)
+        keep[self._cheap[: np.searchsorted(self._sums, share * self._allowed, side="right")]] = (
+            False
+        )
+        return keep if keep.any() else np.ones(self._count, bool)

@@ -8,7 +8,7 @@ halves the range of what has to be stored.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations, product
@@ -68,14 +68,17 @@ def quantize_means(
     if step > 0:
         per_high_byte = np.clip(np.ceil(span / step / 256), 1, 256).astype(np.int64)
     last = 256 * per_high_byte - 1
-    places = (logs - mins) / span * last
-    high, low = np.divmod(np.rint(places).astype(np.int64), per_high_byte)
-    if choose is not None:
-        for axis, levels in enumerate(per_high_byte):
-            inside = (places[:, axis] - high[:, axis] * levels)[:, None]
+    values = np.empty(means.shape, np.uint16)
+    for axis, levels in enumerate(per_high_byte.tolist()):
+        places = (logs[:, axis] - mins[axis]) * (last[axis] / span[axis])
+        nearest = np.rint(places).astype(np.int32)
+        high = nearest // levels
+        low = nearest - high * levels
+        if choose is not None:
+            inside = (places - high * levels)[:, None]
             unit = float(span[axis] / last[axis])
-            low[:, axis] = choose[axis](inside, np.arange(levels), unit)[:, 0]
-    values = (256 * high + 256 * low // per_high_byte).astype(np.uint16)
+            low = choose[axis](inside, np.arange(levels), unit)[:, 0].astype(np.int32)
+        values[:, axis] = 256 * high + 256 * low // levels
     # the outermost position lies on the last level in use
     top_value = 65280 + 256 * (per_high_byte - 1) // per_high_byte
     maxs = np.where(top_value < 65535, mins + span * (65535 / top_value), tops)
@@ -202,14 +205,14 @@ class Codebook:
         return self.values[index]
 
 
-def fit_codebook(x: np.ndarray, weights: np.ndarray, step: float = 0.0) -> Codebook:
+def fit_codebook(x: np.ndarray, weights: Callable[[], np.ndarray], step: float = 0.0) -> Codebook:
     """The best of three codebooks for the numbers `x`: their own values when 256 (or as many as
     `step` asks for) are enough; even steps; or, where those have to be coarser than `step`, a
     Lloyd-Max quantiser if its weighted squared error is clearly smaller.
 
     Args:
         x: any shape, finite.
-        weights: non-negative, broadcastable to `x`.
+        weights: gives what is non-negative and broadcastable to `x`, where that is needed.
         step: distance of levels that is fine enough; 0 for as fine as can be.
     """
     flat = x.ravel().astype(np.float32)
@@ -227,7 +230,7 @@ def fit_codebook(x: np.ndarray, weights: np.ndarray, step: float = 0.0) -> Codeb
             return even
     uniform = np.linspace(low, high, LEVELS)
     decimals = int(np.ceil(-np.log10(span / LEVELS / 10)))
-    w = np.broadcast_to(weights, x.shape).ravel().astype(np.float64)
+    w = np.broadcast_to(weights(), x.shape).ravel().astype(np.float64)
     if not w.any():
         w = np.ones_like(w)
     # both are judged, and the second is found, on a fine histogram: its cost is one pass

@@ -134,14 +134,16 @@ def _cheapest_colors(
 
 @njit(cache=True, nogil=True)
 def _nearest(number: float, levels: np.ndarray) -> int:
-    low, high = 0, len(levels) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if number > (levels[middle] + levels[middle + 1]) / 2:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    """From where it would be among even levels, which most are."""
+    last = len(levels) - 1
+    span = levels[last] - levels[0]
+    share = (number - levels[0]) / span if span > 0 else 0.0
+    near = int(min(max(share, 0.0), 1.0) * last + 0.5)
+    while near < last and number > (levels[near] + levels[near + 1]) / 2:
+        near += 1
+    while near > 0 and number <= (levels[near - 1] + levels[near]) / 2:
+        near -= 1
+    return near
 
 
 @njit(cache=True, nogil=True)

@@ -11,8 +11,10 @@ import copy
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,10 @@ def encode_sog(
     return encoder.encode(options.precision, progress.span(0.1, 1.0))
 
 
+# texels [N, 3 or 4] uint8 by file name, codebooks by property, and the box of positions
+_Rounded = tuple[dict[str, np.ndarray], dict[str, Codebook], np.ndarray, np.ndarray]
+
+
 class SogEncoder:
     """One splat, prepared once and then encoded at one or several precisions."""
 
@@ -163,13 +169,21 @@ class SogEncoder:
         self._sensitivity = None
         if sensitivity is not None:
             self._sensitivity = sensitivity.select(self.sorting.permutation)
-        self._importance = first_that_works(
-            "Weighing the Gaussians",
-            (
-                ("", lambda: importance(self._gaussians)),
-                ("all count alike", lambda: np.full(len(gaussians), 1 / len(gaussians))),
-            ),
-            self._notes,
+        ordered = self._gaussians
+
+        @cache
+        def weights() -> np.ndarray:
+            return first_that_works(
+                "Weighing the Gaussians",
+                (
+                    ("", lambda: importance(ordered)),
+                    ("all count alike", lambda: np.full(len(ordered), 1 / len(ordered))),
+                ),
+                self._notes,
+            )
+
+        self._importance: Callable[[], np.ndarray] = (
+            weights  # [N]; seldom needed, so not found before
         )
         scales = np.clip(self._gaussians.scales, *_SCALE_RANGE)
         turns = [("rotations are stored as they are", lambda: (self._gaussians.quats, scales))]
@@ -180,6 +194,7 @@ class SogEncoder:
         self._artist = PaletteArtist(self._positions, self.sorting.order == "hilbert", self._notes)
         self._search: PaletteSearch | None = None
         self._palette: tuple[float, Palette | None] | None = None
+        self._rounded: tuple[Precision, _Rounded] | None = None
 
     def encode(self, precision: Precision, progress: Progress | None = None) -> EncodedSog:
         """The members of a SOG file. Raises `Cancelled` when asked to stop."""
@@ -190,13 +205,13 @@ class SogEncoder:
         progress.update(0.7, "Encoding the pictures")
         drawn = None if palette is None else self._drawn(palette)
         order = np.arange(len(kept)) if drawn is None else drawn.order
-        pictures, books, mins, maxs = self._pictures(precision)
-        names = list(pictures)
-        texels = [pictures.pop(name)[order] for name in names]
+        pictures, shared, mins, maxs = self._pictures(precision)
+        books = dict(shared)
         with ThreadPoolExecutor(available_threads()) as pool:
-            encoded = pool.map(lambda image: encode_image(image, size, self._notes), texels)
-            files = dict(zip(names, encoded, strict=True))
-        del texels
+            encoded = pool.map(
+                lambda texels: encode_image(texels[order], size, self._notes), pictures.values()
+            )
+            files = dict(zip(pictures, encoded, strict=True))
         meta: dict[str, Any] = {
             "version": 2,
             "asset": {"generator": f"splat-assets {__version__}"},
@@ -237,28 +252,23 @@ class SogEncoder:
             order,
         )
 
-    def preview(self, precision: Precision, rows: np.ndarray) -> Gaussians:
-        """What a decoder would make of the Gaussians at `rows` of the file (nearly: frequencies are
-        counted among them only), without pictures being encoded."""
+    def preview(self, precision: Precision, rows: np.ndarray | slice = slice(None)) -> Gaussians:
+        """What a decoder will make of the Gaussians at `rows` of this order, without pictures being
+        encoded."""
         palette = self.palette(precision)
-        part = copy.copy(self)
-        part._gaussians, part._importance = self._gaussians.select(rows), self._importance[rows]
-        part._scales, part._quats = self._scales[rows], self._quats[rows]
-        if self._sensitivity is not None:
-            part._sensitivity = self._sensitivity.select(rows)
-        texels, books, mins, maxs = part._pictures(precision)
-        low, high = texels["means_l.webp"], texels["means_u.webp"]
-        sh0, shN = texels["sh0.webp"], part._gaussians.shN
+        texels, books, mins, maxs = self._pictures(precision)
+        low, high = texels["means_l.webp"][rows], texels["means_u.webp"][rows]
+        sh0, kept = texels["sh0.webp"][rows], self._gaussians.select(rows)
         if palette is None:
-            shN = np.zeros_like(shN)
+            shN = np.zeros_like(kept.shN)
         else:
             codes = palette.codes[palette.labels[rows]]
-            shN = palette.book.decode(codes).reshape(shN.shape)
+            shN = palette.book.decode(codes).reshape(kept.shN.shape)
         return replace(
-            part._gaussians,
+            kept,
             means=dequantize_means(high.astype(np.uint16) << 8 | low, mins, maxs),
-            quats=unpack_quats(texels["quats.webp"]),
-            scales=books["scales"].decode(texels["scales.webp"]),
+            quats=unpack_quats(texels["quats.webp"][rows]),
+            scales=books["scales"].decode(texels["scales.webp"][rows]),
             opacities=stored_logit(sh0[:, 3].astype(np.float64) / 255),
             sh0=books["sh0"].decode(sh0[:, None, :3]),
             shN=shN,
@@ -272,7 +282,7 @@ class SogEncoder:
     def recolored(self, gaussians: Gaussians) -> SogEncoder:
         """The same encoder for the same `gaussians` with other colours and opacities."""
         other = copy.copy(self)
-        other._gaussians = gaussians
+        other._gaussians, other._rounded = gaussians, None
         return other
 
     def palette(self, precision: Precision, progress: Progress | None = None) -> Palette | None:
@@ -337,19 +347,23 @@ class SogEncoder:
     def _worth(self, precision: Precision) -> np.ndarray:
         if self._sensitivity is not None:
             return self._sensitivity.sh_worth
-        mean = precision.sh_worth or 1 / len(self._importance)
-        return np.maximum(self._importance * len(self._importance), _LEAST_IMPORTANCE) * mean
+        weights = self._importance()
+        mean = precision.sh_worth or 1 / len(weights)
+        return np.maximum(weights * len(weights), _LEAST_IMPORTANCE) * mean
 
-    def _pictures(
-        self, precision: Precision
-    ) -> tuple[dict[str, np.ndarray], dict[str, Codebook], np.ndarray, np.ndarray]:
-        """Texels [N, 3 or 4] by file name, codebooks by property, and the box of positions."""
-        kept, weights = self._gaussians, self._importance[:, None]
+    def _pictures(self, precision: Precision) -> _Rounded:
+        """What was asked for last is kept: it is looked at before it is encoded."""
+        if self._rounded is None or self._rounded[0] != precision:
+            self._rounded = precision, self._round(precision)
+        return self._rounded[1]
+
+    def _round(self, precision: Precision) -> _Rounded:
+        kept = self._gaussians
         by_axis = [self._choose("means", precision, column=axis) for axis in range(3)]
         means = quantize_means(kept.means, precision.means, [c for c in by_axis if c] or None)
         books = {
-            "scales": self._codebook("scales", self._scales, weights, precision.scales),
-            "sh0": self._codebook("colours", kept.sh0[:, 0], weights, precision.sh0),
+            "scales": self._codebook("scales", self._scales, precision.scales),
+            "sh0": self._codebook("colours", kept.sh0[:, 0], precision.sh0),
         }
         sh0 = np.empty((len(kept), 4), np.uint8)
         as_colors = alone = None
@@ -386,11 +400,11 @@ class SogEncoder:
 
         return choose
 
-    def _codebook(self, name: str, x: np.ndarray, weights: np.ndarray, step: float) -> Codebook:
+    def _codebook(self, name: str, x: np.ndarray, step: float) -> Codebook:
         return first_that_works(
             f"Fitting the codebook of {name}",
             (
-                ("", lambda: fit_codebook(x, weights, step)),
+                ("", lambda: fit_codebook(x, lambda: self._importance()[:, None], step)),
                 ("it has even steps", lambda: plain_codebook(x)),
             ),
             self._notes,

@@ -17,7 +17,7 @@ from splat_assets.compression.fallback import Notes, first_that_works
 from splat_assets.compression.finetune import MOST_TUNED, finetune
 from splat_assets.compression.judging import Looks, choose_looks, weigh_errors
 from splat_assets.compression.precision import Precision, Sensitivity
-from splat_assets.compression.pruning import prune
+from splat_assets.compression.pruning import Pruning
 from splat_assets.compression.sog_reader import decode_members
 from splat_assets.compression.sog_writer import (
     EncodedSog,
@@ -40,7 +40,7 @@ _CLOSE_DB = 0.15
 _LEAST_STEP_DB, _LEAST_CHANGE_DB = 0.3, 0.02
 _TUNINGS = 3  # rounds of adjusting colours
 _LOOKS, _OFF_DB = 4, 0.7  # at what a preset will give; from its goal, more after each look
-_PARTS_DB = 5.5  # that parts are seen to fall short of what is foretold from few views of each
+_PARTS_DB = 4.3  # that parts are seen to fall short of what is foretold from few views of each
 _TUNED_DB = 1.15  # that adjusting colours brings
 _LOOKED_AT = 5_000_000  # Gaussians up to which a preset's result is looked at
 _CLOSE_SIZE = 0.02
@@ -186,6 +186,8 @@ class _Aim:
             self._notes,
         )
         self._pruned = int(len(kept) - keep.sum())
+        if not self._pruned:
+            return kept
         self._sensitivity = sensitivity.select(keep)
         self._which = self._which[keep]
         return kept.select(keep)
@@ -193,9 +195,9 @@ class _Aim:
     def _few_enough(self, kept: Gaussians, sensitivity: Sensitivity) -> np.ndarray:
         """[N] bool, those to keep: fewer are left out where that is seen to cost too much."""
         allowed = _MOST_PRUNED * 10 ** (-self._goal / 10)
-        share = 1.0
+        pruning, share = Pruning(kept, sensitivity, self._goal), 1.0
         for _ in range(_PRUNINGS):
-            keep = prune(kept, sensitivity, self._goal, share)
+            keep = pruning.keep(share)
             if keep.all() or not self._looks:
                 return keep
             self._pruned_error = self._mean_error(
@@ -235,15 +237,15 @@ class _Aim:
                 if enough
                 else max(tried, key=lambda found: found[1])
             )
-        encoded = self._encoder.encode(precision, self._span(0, 0.0, 0.5))
-        tuned = self._finetuned(encoded, _ROUNDS - 1)
-        if self._tuned_db and tuned is encoded:  # it failed: the rest has to be finer
+        tuned = self._finetuned(precision, _ROUNDS - 1)
+        if tuned is not None:
+            return self._result(tuned, aim, self._measured(tuned) if self._looks else None)
+        if self._tuned_db:  # it failed: the rest has to be finer
             self._cameras, self._factors_known = (), False
             self._sh_factor = self._rest_factor = 1.0
             return self.once()
-        if self._looks and tuned is not encoded:
-            reached = self._measured(tuned)
-        return self._result(tuned, aim, reached)
+        encoded = self._encoder.encode(precision, self._span(0, 0.0, 0.5))
+        return self._result(encoded, aim, reached)
 
     def fit_quality(self) -> TargetedSog:
         """The smallest found that has at least the goal, else the best."""
@@ -251,11 +253,11 @@ class _Aim:
         best: tuple[float, int, float, EncodedSog] | None = None
         for index in range(_TUNINGS if self._tuned_db else 1):
             aim, precision, before = self._search(goal - gain)
-            plain = self._encoder.encode(precision, self._span(index, 0.0, 0.5))
-            encoded = self._finetuned(plain, index)
+            tuned = self._finetuned(precision, index)
+            encoded = tuned or self._encoder.encode(precision, self._span(index, 0.0, 0.5))
             if not self._looks:
                 return self._result(encoded, aim)
-            reached = before if encoded is plain else self._measured(encoded)
+            reached = before if tuned is None else self._measured(tuned)
             if reached is None:
                 return self._result(encoded, aim)
             size = len(bundle_bytes(encoded))
@@ -327,9 +329,11 @@ class _Aim:
             assert smallest is not None
             self._notes(f"{most / 1e6:g} MB could not be reached; merge Gaussians first (convert)")
             best = smallest[1:]
-        tuned = self._finetuned(best[1], _ROUNDS)
-        fits = len(bundle_bytes(tuned)) <= max(most, len(bundle_bytes(best[1])))
-        return self._result(tuned if fits else best[1], best[0])
+        tuned = self._finetuned(best[1].precision, _ROUNDS)
+        most = max(most, len(bundle_bytes(best[1])))
+        if tuned is not None and len(bundle_bytes(tuned)) <= most:
+            return self._result(tuned, best[0])
+        return self._result(best[1], best[0])
 
     @property
     def _tuned_db(self) -> float:
@@ -365,16 +369,15 @@ class _Aim:
         share = 0.8 / (_ROUNDS + 1)
         return self._progress.span(0.2 + share * (index + first), 0.2 + share * (index + last))
 
-    def _finetuned(self, encoded: EncodedSog, index: int) -> EncodedSog:
+    def _finetuned(self, precision: Precision, index: int) -> EncodedSog | None:
         """With colours and opacities adjusted to the rest, where there are cameras to judge by."""
         if not self._cameras:
-            return encoded
+            return None
         progress = self._span(index, 0.5, 1.0)
 
         def adjust() -> EncodedSog | None:
-            stored = decode_members(encoded.files).select(np.argsort(encoded.order))
             recolored = finetune(
-                stored,
+                self._encoder.preview(precision),
                 self._encoder.gaussians,
                 self._original,
                 self._cameras,
@@ -383,7 +386,7 @@ class _Aim:
             )
             if recolored is None:
                 return None
-            return self._encoder.recolored(recolored).encode(encoded.precision)
+            return self._encoder.recolored(recolored).encode(precision)
 
         adjusted = first_that_works(
             "Adjusting colours",
@@ -391,7 +394,7 @@ class _Aim:
             self._notes,
         )
         self._finetuned_any |= adjusted is not None
-        return adjusted or encoded
+        return adjusted
 
     def _precision(self, goal: float) -> Precision:
         """The coarsest storage with which pictures should have `goal` dB, palette included."""

@@ -4,7 +4,7 @@ came without any, cameras at several heights and distances around what is visibl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.splat_model import View
 from splat_assets.viewing.camera import DOWN, camera_position, look_at
 
-_AROUND = 36
+AROUND = 36
 _DISTANCES = (1.15, 0.7, 1.15, 1.8)  # of the distance from which the scene fills the picture
 _HEIGHTS = (-0.35, 0.9)  # sine of the elevation, from a little below to nearly above
 _SIDE, _MOST_PIXELS, _FOV_DEG = 256, 1024, 50.0
@@ -28,14 +28,17 @@ def views_around(gaussians: Gaussians) -> list[View]:
     return around(*frame_splat(gaussians))
 
 
-def around(center: np.ndarray, radius: float, *, side: int = _SIDE) -> list[View]:
-    """Square views spread over a sphere; any evenly spread part of the list is spread, too."""
+def around(
+    center: np.ndarray, radius: float, places: Iterable[int] = range(AROUND), *, side: int = _SIDE
+) -> list[View]:
+    """Square views spread over a sphere, or those of them at some `places`; any evenly spread part
+    is spread, too."""
     focal = side / 2 / math.tan(math.radians(_FOV_DEG) / 2)
     K = np.array([[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1.0]])
     fills = radius / math.sin(math.radians(_FOV_DEG) / 2)
     views = []
-    for i in range(_AROUND):
-        sine = _HEIGHTS[0] + (i + 0.5) / _AROUND * (_HEIGHTS[1] - _HEIGHTS[0])
+    for i in places:
+        sine = _HEIGHTS[0] + (i + 0.5) / AROUND * (_HEIGHTS[1] - _HEIGHTS[0])
         cosine, turn = math.sqrt(1 - sine**2), i * _GOLDEN + 0.2
         level = np.array([math.cos(turn), 0.0, math.sin(turn)])
         offset = cosine * level - sine * DOWN

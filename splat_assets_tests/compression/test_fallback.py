@@ -49,7 +49,7 @@ STEPS = {
     "palette order": (palette_images.PaletteArtist, "draw", "Ordering the palette failed"),
     "webp": (sog_images, "webp_bytes", "Encoding a picture tightly failed"),
     "sensitivity": (targets, "weigh_errors", "Measuring what errors cost failed"),
-    "pruning": (targets, "prune", "Pruning failed"),
+    "pruning": (targets, "Pruning", "Pruning failed"),
     "finetuning": (targets, "finetune", "Adjusting colours failed"),
     "precision": (targets._Aim, "_precision", "Choosing the precision failed"),
     "look": (targets._Aim, "_draw", "Looking at the result failed"),
