@@ -22,6 +22,7 @@ class Settings:
     executor: str = "multiprocess"  # who executes steps, see defs/executors.py
     scratch_bytes: int = int(SCRATCH_GB * 1e9)  # room for copies of remote artifacts on this host
     step_cpus: float = 2.0  # cores that a heavy step asks an engine of many hosts for
+    nice: int = 10  # by how much runs give way to everything else on this machine, 0 to 19
 
     @property
     def is_local(self) -> bool:
@@ -46,8 +47,8 @@ def load_settings() -> Settings:
     """Settings from the environment.
 
     `SPLAT_ASSETS_DATA` (default `./data`), `SPLAT_ASSETS_DEVICE` (`auto`), `SPLAT_ASSETS_EXECUTOR`
-    (`multiprocess`), `SPLAT_ASSETS_SCRATCH_GB` (100), `SPLAT_ASSETS_STEP_CPUS` (2).
-    Raises `UserError` when a number is none.
+    (`multiprocess`), `SPLAT_ASSETS_SCRATCH_GB` (100), `SPLAT_ASSETS_STEP_CPUS` (2),
+    `SPLAT_ASSETS_NICE` (10). Raises `UserError` when a number is none.
     """
     raw = os.environ.get(DATA_VARIABLE) or "data"
     return Settings(
@@ -56,6 +57,7 @@ def load_settings() -> Settings:
         executor=os.environ.get("SPLAT_ASSETS_EXECUTOR") or "multiprocess",
         scratch_bytes=int(_positive("SPLAT_ASSETS_SCRATCH_GB", SCRATCH_GB) * 1e9),
         step_cpus=_positive("SPLAT_ASSETS_STEP_CPUS", 2.0),
+        nice=_nice("SPLAT_ASSETS_NICE", 10),
     )
 
 
@@ -68,3 +70,10 @@ def _positive(variable: str, default: float) -> float:
     if number > 0:
         return number
     raise UserError(f"{variable} is {text!r}; set it to a number above zero or unset it.")
+
+
+def _nice(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if text.isdecimal() and int(text) <= 19:
+        return int(text)
+    raise UserError(f"{variable} is {text!r}; set it to a whole number from 0 to 19 or unset it.")

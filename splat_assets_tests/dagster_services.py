@@ -162,17 +162,23 @@ def wait_for(condition: Callable[[], Any], timeout: float, what: str) -> Any:
     raise AssertionError(f"waited {timeout} s for: {what}")
 
 
-def prepare_home(home: Path, data: Path, max_runs: int = 4) -> dict[str, str]:
-    """Write the project's dagster.yaml with its folders below `home`; returns the environment."""
+def prepare_home(
+    home: Path, data: Path, max_runs: int = 4, config: Path | None = None
+) -> dict[str, str]:
+    """Write a dagster.yaml with its folders below `home`; returns the environment.
+
+    The project's, with runs looked after more often than usual, unless another is given.
+    """
     home.mkdir(parents=True, exist_ok=True)
     data.mkdir(parents=True, exist_ok=True)
-    text = (ROOT / "dagster.yaml").read_text(encoding="utf-8")
+    text = (config or ROOT / "dagster.yaml").read_text(encoding="utf-8")
     text = text.replace("base_dir: .dagster", f"base_dir: {home}/.dagster")
-    text = text.replace("max_concurrent_runs: 4", f"max_concurrent_runs: {max_runs}")
-    text = text.replace("poll_interval_seconds: 10", "poll_interval_seconds: 1")
-    text = text.replace(
-        "free_slots_after_run_end_seconds: 5", "free_slots_after_run_end_seconds: 1"
-    )
+    if config is None:
+        text = text.replace("max_concurrent_runs: 4", f"max_concurrent_runs: {max_runs}")
+        text = text.replace("poll_interval_seconds: 10", "poll_interval_seconds: 1")
+        text = text.replace(
+            "free_slots_after_run_end_seconds: 5", "free_slots_after_run_end_seconds: 1"
+        )
     (home / "dagster.yaml").write_text(text, encoding="utf-8")
     return {
         **os.environ,
@@ -191,6 +197,7 @@ def services(
     data: Path | None = None,
     timeout: float = 90,
     max_runs: int = 4,
+    config: Path | None = None,
 ) -> Iterator[Dagster]:
     """Web server and daemon on a free loopback port, with an instance of their own.
 
@@ -199,9 +206,10 @@ def services(
         module: the code location.
         data: the data root, when another than `folder/data`.
         max_runs: how many runs execute at once; 0 leaves all of them queued.
+        config: the instance's `dagster.yaml`, when another than the project's; with `max_runs`.
     """
     home, data = folder / "home", data or folder / "data"
-    environment = prepare_home(home, data, max_runs)
+    environment = prepare_home(home, data, max_runs, config)
     workspace = folder / "workspace.yaml"
     entry = {"python_module": {"module_name": module, "location_name": LOCATION}}
     workspace.write_text(json.dumps({"load_from": [entry]}), encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from splat_assets.defs.priority import give_way
 from splat_assets.errors import UserError
 
 # What a step on another host cannot know by itself. Credentials are not among it: an engine shows
@@ -57,7 +58,21 @@ def multiprocess(preload: str = "splat_assets.defs.preload") -> dg.ExecutorDefin
     if sys.platform != "win32":
         start = {"forkserver": {"preload_modules": [preload]}}
     _wait_without_spinning()
-    return dg.multiprocess_executor.configured({"max_concurrent": 2, "start_method": start})
+    config = {"max_concurrent": 2, "start_method": start}
+    dagsters: Any = dg.multiprocess_executor.configured(config)
+
+    def create(context: dg.InitExecutorContext) -> dg.Executor:
+        give_way()
+        executor: dg.Executor = dagsters.executor_creation_fn(context)
+        return executor
+
+    return dg.ExecutorDefinition(
+        name=dagsters.name,
+        config_schema=dagsters.config_schema,
+        requirements=dagsters._requirements_fn,
+        executor_creation_fn=create,
+        description=dagsters.description,
+    )
 
 
 def _wait_without_spinning() -> None:
