@@ -1,5 +1,6 @@
 """What is asked of every Gaussian and takes long on whole arrays, compiled: the smallest of 24
-equivalent rotations, the place along a Hilbert curve, and the squares of gradients."""
+equivalent rotations and how it is stored, nearest levels, the place along a Hilbert curve, and the
+squares of gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ def nearest_of_group(
     """Each rotation times the member of the group that makes its w largest, and scales to match.
 
     Args:
-        quats: [N, 4] float64 w, x, y, z, of length 1.
+        quats: [N, 4] float64 w, x, y, z, of any length > 0.
         scales: [N, 3].
         group: [G, 4] quaternions, the first of them the identity.
         source: [G, 3] the axis that each axis takes.
@@ -25,6 +26,8 @@ def nearest_of_group(
     turned, axes = np.empty_like(quats), np.empty_like(scales)
     for i in range(len(quats)):
         w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
+        length = np.sqrt(w * w + x * x + y * y + z * z)
+        w, x, y, z = w / length, x / length, y / length, z / length
         best, chosen = abs(w) + tie, 0
         for g in range(1, len(group)):
             nearness = abs(w * group[g, 0] - x * group[g, 1] - y * group[g, 2] - z * group[g, 3])
@@ -76,6 +79,45 @@ def along_hilbert(positions: np.ndarray, bits: int) -> np.ndarray:
                 key = key << 1 | (x[axis] ^ flip) >> level & 1
         keys[i] = key
     return keys
+
+
+@njit(cache=True, nogil=True)
+def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`quantize.smallest_three`."""
+    largest, small = np.empty(len(quats), np.int64), np.empty((len(quats), 3))
+    for i in range(len(quats)):
+        top = 0
+        for c in range(1, 4):
+            if abs(quats[i, c]) > abs(quats[i, top]):
+                top = c
+        sign = -1.0 if quats[i, top] < 0 else 1.0
+        largest[i] = top
+        for c in range(3):
+            small[i, c] = sign * quats[i, c + (c >= top)]
+    return largest, small
+
+
+@njit(cache=True, nogil=True)
+def nearest_levels(numbers: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """[N] int16 index of the nearest of ascending `levels` [K] to each number [N]."""
+    chosen = np.empty(len(numbers), np.int16)
+    for i in range(len(numbers)):
+        chosen[i] = nearest_level(numbers[i], levels)
+    return chosen
+
+
+@njit(cache=True, nogil=True)
+def nearest_level(number: float, levels: np.ndarray) -> int:
+    """The same of one, beginning where it would be among even levels, which most are."""
+    last = len(levels) - 1
+    span = levels[last] - levels[0]
+    share = (number - levels[0]) / span if span > 0 else 0.0
+    near = int(min(max(share, 0.0), 1.0) * last + 0.5)
+    while near < last and number > (levels[near] + levels[near + 1]) / 2:
+        near += 1
+    while near > 0 and number <= (levels[near - 1] + levels[near]) / 2:
+        near -= 1
+    return near
 
 
 @njit(cache=True, nogil=True)

@@ -45,6 +45,7 @@ _LEAST_VIEWS, _MAX_VIEWS, _MAX_PROBES = 6, 36, 3
 _FINER = 0.7  # times the step at which every number is worth its bits: rounding is thrifty besides
 _SIDE = 256  # pixels
 _COMPARED_VIEWS, _USUAL_DB = 4, 48.0
+_FARTHEST = 10.0  # that positions are displaced, in the signed logarithm
 _SEED = 0
 
 
@@ -246,7 +247,7 @@ def measure_sensitivity(
         return replace(found, means_step=like.means_step, means_factor=like.means_factor)
     step = total = 1.0
     for _ in range(2):  # the factor depends on the step, and the step on the factor
-        step = found.precision(_USUAL_DB).means
+        step = min(found.precision(_USUAL_DB).means, _FARTHEST)
         factor = _means_factor(gaussians, found, step, few, pictures, background)
         total *= factor
         found = replace(found, worth={**found.worth, "means": found.worth["means"] * factor})

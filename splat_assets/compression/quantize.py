@@ -51,9 +51,9 @@ class QuantizedMeans:
 
 
 def quantize_means(
-    means: np.ndarray, step: float = 0.0, choose: Sequence[Choose] | None = None
+    logs: np.ndarray, step: float = 0.0, choose: Sequence[Choose] | None = None
 ) -> QuantizedMeans:
-    """Positions [N, 3] on even levels of their signed logarithm, `step` apart or a little less
+    """Positions on even levels of their signed logarithms [N, 3], `step` apart or a little less
     where 65536 levels would be finer. `choose`, one for each axis, may take other levels than the
     nearest, of those that share the high byte.
 
@@ -61,14 +61,13 @@ def quantize_means(
     to leave the upper levels unused: viewers take the scene's box from `maxs`, and their depth sort
     has no resolution left in a box too large.
     """
-    logs = signed_log(means)
     mins, tops = logs.min(axis=0), logs.max(axis=0)
     span = np.where(tops > mins, tops - mins, 1.0)
     per_high_byte = np.full(3, 256)
     if step > 0:
         per_high_byte = np.clip(np.ceil(span / step / 256), 1, 256).astype(np.int64)
     last = 256 * per_high_byte - 1
-    values = np.empty(means.shape, np.uint16)
+    values = np.empty(logs.shape, np.uint16)
     for axis, levels in enumerate(per_high_byte.tolist()):
         places = (logs[:, axis] - mins[axis]) * (last[axis] / span[axis])
         nearest = np.rint(places).astype(np.int32)
@@ -127,10 +126,8 @@ def canonical_rotations(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarr
     from splat_assets.compression.kernels import nearest_of_group
 
     group, source = _octahedral_group()
-    q = quats.astype(np.float64)
-    q /= np.linalg.norm(q, axis=1, keepdims=True)
     # near ties stay as they are, so that the rounding of a decoded file does not turn them over
-    return nearest_of_group(q, scales, group, source, _TIE)
+    return nearest_of_group(quats.astype(np.float64), scales, group, source, _TIE)
 
 
 def pack_quats(quats: np.ndarray, step: int = 1, choose: Choose | None = None) -> np.ndarray:
@@ -162,9 +159,9 @@ def unpack_quats(packed: np.ndarray) -> np.ndarray:
 def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The index [N] of the largest component of unit quaternions [N, 4], and the others [N, 3] in
     their order, with the sign that makes the largest positive."""
-    largest = np.abs(quats).argmax(axis=1)
-    sign = np.where(np.take_along_axis(quats, largest[:, None], axis=1) < 0, -1.0, 1.0)
-    return largest, np.take_along_axis(quats, OTHERS[largest], axis=1) * sign
+    from splat_assets.compression import kernels
+
+    return kernels.smallest_three(quats)
 
 
 def from_smallest_three(largest: np.ndarray, small: np.ndarray) -> np.ndarray:
@@ -193,8 +190,9 @@ class Codebook:
         used = self.values[: self.count].astype(np.float64)
         if choose is not None:
             return choose(x, used).astype(np.uint8)
-        middles = (used[1:] + used[:-1]) / 2
-        return np.searchsorted(middles, x.ravel()).reshape(x.shape).astype(np.uint8)
+        from splat_assets.compression.kernels import nearest_levels
+
+        return nearest_levels(x.ravel(), used).reshape(x.shape).astype(np.uint8)
 
     def levels(self, stride: int = 1) -> np.ndarray:
         """Indices of the values in use, or of every `stride`-th, counted from that of 0."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from splat_assets.compression.kernels import nearest_level
+
 _ROUNDS = 3  # of choosing values and counting them
 _REACH = 24  # levels to either side of the nearest
 _RARE = 0.3  # how often a value not seen counts as seen
@@ -88,7 +90,7 @@ def _cheapest(
     chosen = np.empty(len(numbers), np.int16)
     least, count = prices.min(), len(prices)
     for i in range(len(numbers)):
-        near = _nearest(numbers[i], levels)
+        near = nearest_level(numbers[i], levels)
         chosen[i] = _best(numbers[i], near, levels, worth[i], prices, least, 0, count)[0]
     return chosen
 
@@ -106,9 +108,9 @@ def _cheapest_colors(
     least_red, least_blue = red.min(), blue.min()
     least = green.min() + least_red + least_blue
     for i in range(len(numbers)):
-        near = _nearest(numbers[i, 0], levels)
-        middle = _nearest(numbers[i, 1], levels)
-        far = _nearest(numbers[i, 2], levels)
+        near = nearest_level(numbers[i, 0], levels)
+        middle = nearest_level(numbers[i, 1], levels)
+        far = nearest_level(numbers[i, 2], levels)
         best = np.inf
         for step in (-1, 1):
             k = middle if step > 0 else middle - 1
@@ -130,20 +132,6 @@ def _cheapest_colors(
                         chosen[i, 0], chosen[i, 1], chosen[i, 2] = r, k, b
                 k += step
     return chosen
-
-
-@njit(cache=True, nogil=True)
-def _nearest(number: float, levels: np.ndarray) -> int:
-    """From where it would be among even levels, which most are."""
-    last = len(levels) - 1
-    span = levels[last] - levels[0]
-    share = (number - levels[0]) / span if span > 0 else 0.0
-    near = int(min(max(share, 0.0), 1.0) * last + 0.5)
-    while near < last and number > (levels[near] + levels[near + 1]) / 2:
-        near += 1
-    while near > 0 and number <= (levels[near - 1] + levels[near]) / 2:
-        near -= 1
-    return near
 
 
 @njit(cache=True, nogil=True)

@@ -37,6 +37,7 @@ from splat_assets.compression.quantize import (
     fit_codebook,
     pack_quats,
     quantize_means,
+    signed_log,
     unpack_quats,
 )
 from splat_assets.compression.sog_images import encode_image, image_size
@@ -146,7 +147,8 @@ class SogEncoder:
         self._options = options
         self._notes = notes or Notes(progress)
         self._cleanup = cleanup or CleanupReport(len(gaussians), 0, 0)
-        positions = quantize_means(gaussians.means).values
+        logs = signed_log(gaussians.means)
+        positions = quantize_means(logs).values
         self.sorting = sort_gaussians(
             options.order, positions, lambda: _sorting_features(gaussians), options.seed
         )
@@ -166,6 +168,7 @@ class SogEncoder:
             self.sorting = replace(self.sorting, permutation=permutation)
             self._positions = self._positions[path]
         self._gaussians = gaussians.select(self.sorting.permutation)
+        self._logs = logs.take(self.sorting.permutation, axis=0)
         self._sensitivity = None
         if sensitivity is not None:
             self._sensitivity = sensitivity.select(self.sorting.permutation)
@@ -360,7 +363,7 @@ class SogEncoder:
     def _round(self, precision: Precision) -> _Rounded:
         kept = self._gaussians
         by_axis = [self._choose("means", precision, column=axis) for axis in range(3)]
-        means = quantize_means(kept.means, precision.means, [c for c in by_axis if c] or None)
+        means = quantize_means(self._logs, precision.means, [c for c in by_axis if c] or None)
         books = {
             "scales": self._codebook("scales", self._scales, precision.scales),
             "sh0": self._codebook("colours", kept.sh0[:, 0], precision.sh0),

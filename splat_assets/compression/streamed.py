@@ -29,7 +29,7 @@ from splat_assets.compression.fallback import Notes, first_that_works
 from splat_assets.compression.judging import choose_looks, weigh_errors
 from splat_assets.compression.lod_tree import Node, ellipsoid_bounds
 from splat_assets.compression.precision import Precision
-from splat_assets.compression.quantize import quantize_means
+from splat_assets.compression.quantize import quantize_means, signed_log
 from splat_assets.compression.sog_writer import META, SogOptions, encode_sog, write_folder
 from splat_assets.compression.sorting import sort_gaussians
 from splat_assets.compression.targets import PRESET_DB
@@ -362,6 +362,6 @@ def _levels(count: int) -> int:
 
 
 def _along_hilbert(gaussians: Gaussians) -> Gaussians:
-    positions = quantize_means(gaussians.means).values
+    positions = quantize_means(signed_log(gaussians.means)).values
     order = sort_gaussians("hilbert", positions, lambda: np.zeros((0, 0), np.float32))
     return gaussians.select(order.permutation)

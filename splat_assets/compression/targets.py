@@ -40,13 +40,14 @@ _CLOSE_DB = 0.15
 _LEAST_STEP_DB, _LEAST_CHANGE_DB = 0.3, 0.02
 _TUNINGS = 3  # rounds of adjusting colours
 _LOOKS, _OFF_DB = 4, 0.7  # at what a preset will give; from its goal, more after each look
-_PARTS_DB = 4.3  # that parts are seen to fall short of what is foretold from few views of each
+_PARTS_DB = 4.4  # that parts are seen to fall short of what is foretold from few views of each
 _TUNED_DB = 1.15  # that adjusting colours brings
 _LOOKED_AT = 5_000_000  # Gaussians up to which a preset's result is looked at
 _CLOSE_SIZE = 0.02
 _FACTORS = (0.5, 20.0)
 _OF_FINEST = 1.6  # times the error of the finest storage that the whole is allowed at least
 _MOST_PRUNED, _PRUNINGS = 0.3, 3  # of the error allowed, that pruning may leave; tries
+_HOPELESS = 20.0  # times as much: fewer would not help, what errors cost is known too badly
 _PRICES, _SAME_ERROR = 2, 0.1  # of a bit that are tried; difference of ln errors
 
 
@@ -205,6 +206,8 @@ class _Aim:
             )
             if self._pruned_error <= allowed:
                 return keep
+            if self._pruned_error > _HOPELESS * allowed:
+                break
             share *= 0.7 * allowed / self._pruned_error
         self._pruned_error = 0.0
         return np.ones(len(kept), bool)

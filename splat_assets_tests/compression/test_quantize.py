@@ -15,19 +15,19 @@ from splat_assets_tests.compression.splats import covariances, random_splat
 
 def test_positions_come_back_within_half_a_level() -> None:
     means = random_splat(2000).means
-    q = quantize_means(means)
+    q = quantize_means(signed_log(means))
     back = dequantize_means(q.values, q.mins, q.maxs)
     # a level of the logarithm is worth more the farther out
     half_level = (q.maxs - q.mins) / 65535 / 2
     allowed = half_level * (1 + np.abs(means)) * 1.01 + 1e-6
     assert (np.abs(back - means) <= allowed).all()
-    again = quantize_means(back)
+    again = quantize_means(signed_log(back))
     assert (again.values == q.values).all()
 
 
 def test_positions_in_one_plane_or_point() -> None:
     for means in (np.full((1, 3), 7.5, np.float32), np.array([[1, 2, 3], [4, 2, 3]], np.float32)):
-        q = quantize_means(means)
+        q = quantize_means(signed_log(means))
         np.testing.assert_allclose(dequantize_means(q.values, q.mins, q.maxs), means, rtol=1e-6)
 
 
@@ -101,7 +101,7 @@ def test_codebook_is_as_coarse_as_asked(step: float) -> None:
 @pytest.mark.parametrize("step", [1e-9, 1e-3, 0.1])
 def test_positions_as_coarse_as_asked(step: float) -> None:
     means = random_splat(500).means
-    q = quantize_means(means, step)
+    q = quantize_means(signed_log(means), step)
     logs = signed_log(means)
     back = signed_log(dequantize_means(q.values, q.mins, q.maxs))
     finest = np.ptp(logs, axis=0) / 65535

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from splat_assets.compression.quantize import pack_quats, quantize_means, unpack_quats
+from splat_assets.compression.quantize import pack_quats, quantize_means, signed_log, unpack_quats
 from splat_assets.compression.rounding import thrifty, thrifty_colors
 
 LEVELS = np.arange(64.0)
@@ -51,7 +51,10 @@ def test_positions_keep_their_high_byte_and_rotations_their_length() -> None:
     def choose(x: np.ndarray, levels: np.ndarray, unit: float = 1.0) -> np.ndarray:
         return thrifty(x, levels, np.full(len(x), unit**2), 1e-4)
 
-    plain, chosen = quantize_means(means, 0.001), quantize_means(means, 0.001, [choose] * 3)
+    plain, chosen = (
+        quantize_means(signed_log(means), 0.001),
+        quantize_means(signed_log(means), 0.001, [choose] * 3),
+    )
     np.testing.assert_array_equal(plain.values >> 8, chosen.values >> 8)
     assert (plain.values != chosen.values).any()
     back = unpack_quats(pack_quats(quats, 4, choose))
