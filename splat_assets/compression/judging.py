@@ -44,6 +44,7 @@ class Looks:
 
     views: tuple[tuple[View, ...], ...]  # of each part
     part_of: np.ndarray | None = None  # [N] int: of each Gaussian; None where all are one part
+    cameras: int | None = None  # of those that took photos; others are between them
 
     def draw(
         self, gaussians: Gaussians, which: np.ndarray, background: Sequence[float]
@@ -90,7 +91,8 @@ def choose_looks(gaussians: Gaussians, cameras: Sequence[View] | None) -> tuple[
     wanted = int(np.clip(_CHECK_WORK // max(count, 1), _LEAST_CHECKS, _MOST_CHECKS))
     side = picture_side(_CHECK_SIDE, count)
     checks = tuple(shrunk(view, side) for view in spread(known, wanted))
-    return Looks((tuple(weighed),)), Looks((checks,))
+    taken = len(known) if cameras else None
+    return Looks((tuple(weighed),), cameras=taken), Looks((checks,))
 
 
 def weigh_errors(
@@ -107,9 +109,11 @@ def weigh_errors(
         report: told the share done; what it raises stops the work.
     """
     if looks.part_of is None:
-        return measure_sensitivity(gaussians, looks.views[0], background=background)
+        found = measure_sensitivity(gaussians, looks.views[0], background=background)
+        return replace(found, places=min(found.places, looks.cameras or found.places))
     worth: dict[str, np.ndarray] = {}
     known = None
+    directions = np.zeros(((gaussians.sh_degree + 1) ** 2,) * 2)
     for part, views in enumerate(looks.views):
         report(part / len(looks.views))
         index = np.flatnonzero(looks.part_of == part)
@@ -129,7 +133,15 @@ def weigh_errors(
             )
             values /= len(looks.views)
             whole[index] = values
-    return replace(found, worth=worth, exact_levels=exact_levels(gaussians))
+        if found.directions is not None:
+            directions += found.directions
+    return replace(
+        found,
+        worth=worth,
+        exact_levels=exact_levels(gaussians),
+        directions=directions,
+        places=sum(map(len, looks.views)),
+    )
 
 
 def _looks_at_parts(gaussians: Gaussians) -> tuple[Looks, Looks]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from splat_assets.compression.clusters import Clustering, Clusterings, nearest, weighted_means
 from splat_assets.compression.quantize import LEVELS, Codebook, fit_codebook
+from splat_assets.compression.sh_metric import ShMetric
 from splat_assets.progress import Progress, silent
 
 MAX_ENTRIES = 65536
@@ -26,7 +27,7 @@ _LEARNED = 24_000  # vectors that the work of one clustering counts at most
 _UNSURE = 1.4  # times what a palette of all vectors is foretold to cost
 _TIERS = (1, 2)  # of precision in a palette
 _LEAST_TIER = 512  # entries
-_FINER = 0.7  # times the step at which every number is worth its bits: rounding is thrifty besides
+_FINER = 0.85  # times the step at which every number is worth its bits: rounding is thrifty besides
 _FINE_ENOUGH = 2.0  # bits' price a number: of twice that error, a finer codebook may pay
 
 
@@ -46,7 +47,7 @@ class Palette:
     codes: np.ndarray  # [K, D] uint8
     labels: np.ndarray  # [N] int64
     book: Codebook
-    error: float  # of the picture: Σ worth · squared distance
+    error: float  # of the picture: Σ worth · squared distance in the metric
     tier: np.ndarray  # [K] greater for entries stored more finely
     num_bytes: int  # about, of the pictures of both
     kind: str  # "shared", or "own" where nearly every Gaussian has its own
@@ -62,13 +63,15 @@ class PaletteSearch:
         worth: np.ndarray,
         size_of: Size,
         *,
+        metric: ShMetric | None = None,
         size: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Of `points` [N, D] float32.
+        """Of `points` [N, D] float32, D = 3 K.
 
         Args:
             worth: [N] positive, error of the picture per squared distance.
+            metric: of distances; by default the ordinary one.
             size: number of entries instead of the best.
             seed: of everything random; equal input gives an equal palette.
         """
@@ -76,10 +79,10 @@ class PaletteSearch:
         self._mass = np.bincount(self._inverse, worth, len(self._unique))
         self._size_of, self._size = size_of, size
         sizes = _sizes(len(points), len(self._unique)) if size is None else [min(size, MAX_ENTRIES)]
-        self._clusterings = Clusterings(self._unique, self._mass, sizes, seed)
-        self._nothing = float(
-            self._mass @ np.einsum("nd,nd->n", self._unique, self._unique, dtype=np.float64)
-        )
+        self._metric = metric or ShMetric.plain(points.shape[1] // 3)
+        self._white = self._metric.whitened(self._unique)
+        self._clusterings = Clusterings(self._white, self._mass, sizes, seed)
+        self._nothing = float(self._mass @ self._metric.squared(self._unique))
         self._begin = 0  # at which of the sizes the search begins
         self._chosen: dict[float, int] = {}  # by price, which of the sizes was best
 
@@ -127,13 +130,13 @@ class PaletteSearch:
     def _own_foretold(self, price: float) -> float:
         """About what `_own` will cost: as if every number were coded by how frequent it is."""
         each = self._each
-        step = math.sqrt(6 * price / math.log(2) / each.usage.mean())
+        step = self._fitting_step(price, each.usage.mean())
         step = max(step, float(np.ptp(each.centers)) / (LEVELS - 2))
         index = np.rint(each.centers / step).astype(np.int64)
         share = np.bincount((index - index.min()).ravel()) / index.size
         bits = -float(share @ np.log2(np.where(share > 0, share, 1))) * index.size
         off = each.centers - step * index
-        error = each.error + float(each.usage @ np.einsum("kd,kd->k", off, off))
+        error = each.error + float(each.usage @ self._metric.squared(off))
         return error + price * bits
 
     @cached_property
@@ -143,14 +146,23 @@ class PaletteSearch:
         if len(entries) > MAX_ENTRIES:
             kept = np.sort(np.argsort(-self._mass, kind="stable")[:MAX_ENTRIES])
             entries = entries[kept]
-            labels, _ = nearest(self._unique, entries)
+            labels, _ = nearest(self._white, self._white[kept])
             entries = weighted_means(self._unique, self._mass, labels, entries)
-            error = float(self._mass @ ((self._unique - entries[labels]) ** 2).sum(axis=1))
+            error = float(self._mass @ self._metric.squared(self._unique - entries[labels]))
         usage = np.bincount(labels, self._mass, len(entries))
         return Clustering(entries, labels, usage, error)
 
     def _shared(self, index: int, price: float) -> Palette:
-        return self._quantized(self._clusterings[index], price)
+        found = self._clusterings[index]
+        if not self._metric.is_plain:  # means are means in any coordinates
+            entries = np.zeros_like(found.centers)
+            entries = weighted_means(self._unique, self._mass, found.labels, entries)
+            found = replace(found, centers=entries)
+        return self._quantized(found, price)
+
+    def _fitting_step(self, price: float, worth: float) -> float:
+        """At which every number is worth its bits."""
+        return math.sqrt(6 * price / math.log(2) / (worth * self._metric.evenness))
 
     def _ascending(
         self, found: dict[int, Palette], price: float, ceiling: float, least: int, most: int
@@ -218,17 +230,19 @@ class PaletteSearch:
         if price > 0:
             for t in present:
                 worth = usage[tier == t].mean()
-                steps[t] = max(_FINER * math.sqrt(6 * price / math.log(2) / worth), finest)
+                steps[t] = max(_FINER * self._fitting_step(price, worth), finest)
         book = fit_codebook(entries, lambda: usage[:, None], float(steps[present].min()))
         codes = np.empty(entries.shape, np.uint8)
         for t in present:
             stride = int(steps[t] / book.step + 0.01) if book.step > 0 else 1
             used_levels = book.levels(max(stride, 1))
-            chosen = _rounded(entries[tier == t], book.values[used_levels], usage[tier == t], price)
+            chosen = self._rounded(
+                entries[tier == t], book.values[used_levels], usage[tier == t], price
+            )
             codes[tier == t] = used_levels[chosen]
         # entries are the means of what they serve, so that errors of rounding only add
         off = book.decode(codes) - entries
-        error = clustering.error + float(usage @ np.einsum("kd,kd->k", off, off, dtype=np.float64))
+        error = clustering.error + float(usage @ self._metric.squared(off.astype(np.float64)))
         # entries that have become equal are one; the dear tier comes first, each along its axis
         order = np.lexsort((clustering.along[used], -tier))
         codes, place = codes[order], np.argsort(order, kind="stable")
@@ -239,16 +253,19 @@ class PaletteSearch:
         num_bytes = self._size_of(codes, labels, tier_of)
         return Palette(codes, labels, book, error, tier_of, num_bytes, "shared")
 
+    def _rounded(
+        self, entries: np.ndarray, levels: np.ndarray, usage: np.ndarray, price: float
+    ) -> np.ndarray:
+        """[K, D] index into `levels`."""
+        from splat_assets.compression.rounding import thrifty_colors, thrifty_vectors
 
-def _rounded(
-    entries: np.ndarray, levels: np.ndarray, usage: np.ndarray, price: float
-) -> np.ndarray:
-    """[K, D] index into `levels`."""
-    from splat_assets.compression.rounding import thrifty_colors
-
-    colors = entries.reshape(-1, 3)
-    worth = np.repeat(usage, len(colors) // len(entries))
-    return thrifty_colors(colors, levels, worth, price).reshape(entries.shape)
+        colors = entries.reshape(len(entries), -1, 3)
+        if self._metric.is_plain:
+            worth = np.repeat(usage, colors.shape[1])
+            chosen = thrifty_colors(colors.reshape(-1, 3), levels, worth, price)
+        else:
+            chosen = thrifty_vectors(colors, levels, usage, self._metric.inner, price)
+        return chosen.reshape(entries.shape)
 
 
 def _cost(palette: Palette, price: float) -> float:

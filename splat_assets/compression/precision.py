@@ -25,9 +25,11 @@ from splat_assets.compression.quantize import (
     signed_log,
     smallest_three,
 )
+from splat_assets.compression.sh_metric import ShMetric, seen_from
 from splat_assets.compression.views import picture_side, shrunk, spread
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.splat_model import View
+from splat_assets.viewing.camera import camera_position
 
 if TYPE_CHECKING:
     from splat_assets.rendering.cpu.draw import Splats
@@ -76,6 +78,9 @@ class Sensitivity:
     # Gaussians that change places in the order of depth leave most of it
     means_step: float = 0.0
     means_factor: float = 1.0  # by which errors of positions were seen to cost more than foretold
+    # [1 + K, 1 + K] from where the Gaussians were seen, see `ShMetric.from_directions`
+    directions: np.ndarray | None = None
+    places: int = 0  # that they were seen from
 
     def precision(self, psnr_db: float) -> Precision:
         """The coarsest storage with which pictures should have `psnr_db`."""
@@ -150,6 +155,13 @@ class Sensitivity:
         return np.maximum(worth, max(_LEAST_WORTH * float(worth.mean(dtype=np.float64)), 1e-30))
 
     @property
+    def sh_metric(self) -> ShMetric:
+        """Of differences of SH vectors; `sh_worth` is per squared distance in it."""
+        if self.directions is None:
+            return ShMetric.plain(self.sh_numbers // 3)
+        return ShMetric.from_directions(self.directions, self.places)
+
+    @property
     def removal(self) -> np.ndarray:
         """[N] error of the picture per squared opacity taken away."""
         return self.worth["opacities"][:, 0]
@@ -209,6 +221,7 @@ def measure_sensitivity(
     behind = np.asarray(background, np.float32)
     rng = np.random.default_rng(_SEED)
     worth: dict[str, np.ndarray] = {k: np.zeros((n, count)) for k, count in _COMPONENTS.items()}
+    directions = np.zeros(((gaussians.sh_degree + 1) ** 2,) * 2)
     pixels = 0
     few, pictures = spread(chosen, compared), []
     for view in chosen:
@@ -219,6 +232,7 @@ def measure_sensitivity(
         drawn = draw(splats, viewmat, K, behind, frame, image, alphas, save=True)
         if any(view is other for other in few):
             pictures.append(image.reshape(view.height, view.width, 3))
+        seen = np.zeros(n)
         for _ in range(probes):
             signs = rng.integers(0, 2, image.shape).astype(np.float32) * 2 - 1
             signs[(image < 0) | (image > 1)] = 0  # what is clipped does not change
@@ -233,7 +247,11 @@ def measure_sensitivity(
             }
             for name, gradient in gradients.items():
                 add_squares(worth[name], gradient, largest, small)
+            seen += np.einsum("nc,nc->n", gradients["sh0"], gradients["sh0"], dtype=np.float64)
             pixels += image.size
+        if gaussians.sh_degree:
+            camera = camera_position(viewmat)
+            directions += seen_from(gaussians.means, camera, seen, gaussians.sh_degree)
     logs_per_unit = (1 + np.abs(gaussians.means.astype(np.float64))) ** 2
     worth["means"] *= logs_per_unit
     # half the memory: there are many, and they are put into another order
@@ -241,7 +259,13 @@ def measure_sensitivity(
     # the squares of all functions of a band sum to the same for every direction (Unsöld's theorem),
     # which is the square of the constant one times their number
     worth["shN"] = worth["sh0"].mean(axis=1) * bool(gaussians.sh_degree)
-    found = Sensitivity(worth, exact_levels(gaussians), gaussians.shN[0].size if n else 0)
+    found = Sensitivity(
+        worth,
+        exact_levels(gaussians),
+        gaussians.shN[0].size if n else 0,
+        directions=directions / max(pixels, 1),
+        places=len(chosen),
+    )
     if like is not None:
         worth["means"] *= like.means_factor
         return replace(found, means_step=like.means_step, means_factor=like.means_factor)

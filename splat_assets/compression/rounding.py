@@ -64,6 +64,71 @@ def thrifty_colors(
     return _cheapest_colors(numbers, levels, worth, *prices) if len(some) < len(x) else chosen
 
 
+def thrifty_vectors(
+    x: np.ndarray,
+    levels: np.ndarray,
+    worth: np.ndarray,
+    metric: np.ndarray,
+    bit_price: float,
+) -> np.ndarray:
+    """[N, K, 3] int16, `thrifty_colors` of K colours whose errors are seen together: what the error
+    of one leaves, the next ones make up for (as in Babai, "On Lovász' lattice reduction and the
+    nearest lattice point problem", 1986).
+
+    Args:
+        x: [N, K, 3].
+        worth: [N] error of the picture per squared length of an error.
+        metric: [K, K] of errors, positive definite.
+    """
+    levels, x = levels.astype(np.float64), x.astype(np.float64)
+    stride = max(1, x[..., 0].size // _COUNTED)
+    some, their_worth = x[::stride], worth[::stride].astype(np.float64)
+    chosen = np.searchsorted((levels[1:] + levels[:-1]) / 2, some)
+    red, green, blue = np.moveaxis(chosen.reshape(-1, 3), -1, 0)
+    jointly = _bits(red - green) + _bits(blue - green) < _bits(red) + _bits(blue)
+    for _ in range(_ROUNDS - 1):
+        prices = _vector_prices(chosen, jointly, bit_price)
+        chosen = _cheapest_vectors(some, levels, their_worth, metric, prices, jointly, 1)
+    prices = _vector_prices(chosen, jointly, bit_price)
+    return _cheapest_vectors(x, levels, worth.astype(np.float64), metric, prices, jointly, 2)
+
+
+def _vector_prices(chosen: np.ndarray, jointly: bool, bit_price: float) -> list[np.ndarray]:
+    """Of red, green and blue, or of green and of what the others differ from it by."""
+    red, green, blue = np.moveaxis(chosen.reshape(-1, 3), -1, 0).astype(np.int64)
+    coded = (red - green, green, blue - green) if jointly else (red, green, blue)
+    return [_prices(codes & 255, 256, bit_price) for codes in coded]
+
+
+def _cheapest_vectors(
+    x: np.ndarray,
+    levels: np.ndarray,
+    worth: np.ndarray,
+    metric: np.ndarray,
+    prices: list[np.ndarray],
+    jointly: bool,
+    rounds: int,
+) -> np.ndarray:
+    codes = np.empty(x.shape, np.int16)
+    own = np.diag(metric)
+    off = np.zeros_like(x)  # what has become of each number, less what it was
+    for _ in range(rounds):
+        for k in np.argsort(-own, kind="stable"):
+            # where this number would have to be, given the errors of the others
+            others = np.einsum("nlc,l->nc", off, metric[k]) - own[k] * off[:, k]
+            wanted = np.ascontiguousarray(x[:, k] - others / own[k])
+            costs = np.repeat(own[k] * worth[:, None], 3, axis=1)
+            if jointly:
+                codes[:, k] = _cheapest_colors(wanted, levels, costs, *prices)
+            else:
+                for c, priced in enumerate(prices):
+                    numbers = np.ascontiguousarray(wanted[:, c])
+                    weights = np.ascontiguousarray(costs[:, c])
+                    codes[:, k, c] = _cheapest(numbers, levels, weights, priced[: len(levels)])
+            off[:, k] = levels[codes[:, k]] - x[:, k]
+    return codes
+
+
 def _of_each(worth: np.ndarray, x: np.ndarray) -> np.ndarray:
     """[N, C] float64."""
     worth = worth.astype(np.float64)

@@ -40,6 +40,7 @@ from splat_assets.compression.quantize import (
     signed_log,
     unpack_quats,
 )
+from splat_assets.compression.sh_metric import ShMetric
 from splat_assets.compression.sog_images import encode_image, image_size
 from splat_assets.compression.sog_reader import stored_logit
 from splat_assets.compression.sorting import Order, Sorting, sort_gaussians
@@ -169,6 +170,7 @@ class SogEncoder:
             self._positions = self._positions[path]
         self._gaussians = gaussians.select(self.sorting.permutation)
         self._logs = logs.take(self.sorting.permutation, axis=0)
+        self._given_colors = self._gaussians.sh0[:, 0]  # before they make up for anything
         self._sensitivity = None
         if sensitivity is not None:
             self._sensitivity = sensitivity.select(self.sorting.permutation)
@@ -195,6 +197,7 @@ class SogEncoder:
         quats, self._scales = first_that_works("Reducing the rotations", turns, self._notes)
         self._quats = quats.astype(np.float64)
         self._artist = PaletteArtist(self._positions, self.sorting.order == "hilbert", self._notes)
+        self._adapts = True
         self._search: PaletteSearch | None = None
         self._palette: tuple[float, Palette | None] | None = None
         self._rounded: tuple[Precision, _Rounded] | None = None
@@ -283,10 +286,22 @@ class SogEncoder:
         return self._gaussians
 
     def recolored(self, gaussians: Gaussians) -> SogEncoder:
-        """The same encoder for the same `gaussians` with other colours and opacities."""
+        """The same encoder for the same `gaussians` with other colours and opacities, which are
+        final."""
         other = copy.copy(self)
-        other._gaussians, other._rounded = gaussians, None
+        other._gaussians, other._adapts, other._rounded = gaussians, False, None
         return other
+
+    def adapted(self, precision: Precision) -> Gaussians:
+        """`gaussians` whose constant colours make up for what the palette does to the others."""
+        kept = self._gaussians
+        if not self._adapts or self._sensitivity is None or not kept.sh_degree:
+            return kept
+        metric, palette = self._sensitivity.sh_metric, self.palette(precision)
+        change = -metric.folded(kept.shN.reshape(len(kept), -1))
+        if palette is not None:
+            change += metric.folded(palette.book.decode(palette.codes))[palette.labels]
+        return replace(kept, sh0=(kept.sh0 + change[:, None]).astype(np.float32))
 
     def palette(self, precision: Precision, progress: Progress | None = None) -> Palette | None:
         """The palette of SH coefficients at this price of a bit; None where there are no
@@ -304,7 +319,12 @@ class SogEncoder:
             if self._search is None:
                 entries, seed = self._options.palette_size, self._options.seed
                 self._search = PaletteSearch(
-                    points, worth, self._artist.size_of, size=entries, seed=seed
+                    points,
+                    worth,
+                    self._artist.size_of,
+                    metric=self._sensitivity.sh_metric if self._sensitivity else None,
+                    size=entries,
+                    seed=seed,
                 )
             return self._search.choose(price, progress)
 
@@ -344,8 +364,11 @@ class SogEncoder:
         palette = self.palette(precision)
         if palette is not None:
             return palette.error
-        squares = np.einsum("nkc,nkc->n", *(2 * (self._gaussians.shN.astype(np.float64),)))
-        return float(self._worth(precision) @ squares)
+        points = self._gaussians.shN.reshape(len(self._gaussians), -1)
+        metric = ShMetric.plain(self._gaussians.shN.shape[1])
+        if self._sensitivity is not None:
+            metric = self._sensitivity.sh_metric
+        return float(self._worth(precision) @ metric.squared(points))
 
     def _worth(self, precision: Precision) -> np.ndarray:
         if self._sensitivity is not None:
@@ -366,14 +389,17 @@ class SogEncoder:
         means = quantize_means(self._logs, precision.means, [c for c in by_axis if c] or None)
         books = {
             "scales": self._codebook("scales", self._scales, precision.scales),
-            "sh0": self._codebook("colours", kept.sh0[:, 0], precision.sh0),
+            "sh0": self._codebook("colours", self._given_colors, precision.sh0),
         }
+        colors = self.adapted(precision).sh0[:, 0]
+        if books["sh0"].kind != "exact" and not np.may_share_memory(colors, self._given_colors):
+            books["sh0"] = self._codebook("colours", colors, precision.sh0)
         sh0 = np.empty((len(kept), 4), np.uint8)
         as_colors = alone = None
         if len(self.sorting.permutation) <= PATH_MOST:  # with more it takes long
             as_colors = self._choose("sh0", precision, colors=True)
             alone = self._choose("opacities", precision)
-        sh0[:, :3] = books["sh0"].encode(kept.sh0[:, 0], as_colors)
+        sh0[:, :3] = books["sh0"].encode(colors, as_colors)
         sh0[:, 3] = _opacity_bytes(kept.opacities, precision.opacities, alone)
         pictures = {
             "means_l.webp": (means.values & 255).astype(np.uint8),

@@ -381,7 +381,7 @@ class _Aim:
         def adjust() -> EncodedSog | None:
             recolored = finetune(
                 self._encoder.preview(precision),
-                self._encoder.gaussians,
+                self._encoder.adapted(precision),
                 self._original,
                 self._cameras,
                 background=self._background,
@@ -435,10 +435,12 @@ class _Aim:
             return float(np.clip(seen / max(foretold, 1e-30), *_FACTORS))
 
         assert self._sensitivity is not None
-        rest = replace(stored, shN=seen.shN)
+        # without what constant colours make up for
+        adapted = self._encoder.adapted(precision).select(rows)
+        rest = replace(stored, shN=seen.shN, sh0=stored.sh0 - (adapted.sh0 - seen.sh0))
         self._rest_factor = factor(rest, self._sensitivity.error(precision))
         if seen.sh_degree:
-            sh = replace(seen, shN=stored.shN)
+            sh = replace(seen, shN=stored.shN, sh0=adapted.sh0)
             self._sh_factor = factor(sh, self._encoder.sh_error(precision))
 
     def _measured(self, encoded: EncodedSog) -> float | None:
