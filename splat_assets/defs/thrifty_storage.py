@@ -7,8 +7,10 @@ runs wait, the page of an asset's partitions looks at all of them, and unpacks e
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import lru_cache
@@ -26,6 +28,7 @@ os.environ.setdefault(BATCH_VARIABLE, BATCH_SIZE)
 
 
 NUM_RUNS = 2000  # remembered by a process, some 10 kB each
+LOADED_SEC = 15.0  # after which a web server has loaded all that it will
 
 
 class OpenConnections(threading.local):
@@ -84,14 +87,18 @@ class RemembersRuns(SqlRunStorage):
         return _unpacked(row["run_body"], row["status"])
 
     def optimize_for_webserver(self, *arguments: Any, **known: Any) -> None:
-        """Also unpack the latest runs, so that the first page does not wait for it."""
+        """Also prepare the web server for its first page, and for never pausing later."""
         super().optimize_for_webserver(*arguments, **known)
+        threading.Thread(target=self._prepare, daemon=True, name="preparation").start()
 
-        def unpack() -> None:
-            with suppress(SQLAlchemyError):  # the page says it better
-                self.get_runs(limit=NUM_RUNS)
-
-        threading.Thread(target=unpack, daemon=True, name="latest-runs").start()
+    def _prepare(self) -> None:
+        with suppress(SQLAlchemyError):  # the page says it better
+            self.get_runs(limit=NUM_RUNS)
+        time.sleep(LOADED_SEC)
+        # Looking through all of Dagster for garbage takes half a second, in which nobody is
+        # answered, and happens about every minute.
+        gc.collect()
+        gc.freeze()
 
 
 @lru_cache(NUM_RUNS)
