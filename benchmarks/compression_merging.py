@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.compression import Scene, open_scenes
-from splat_assets.compression import targets
+from splat_assets.compression import aim
 from splat_assets.compression.precision import Sensitivity, measure_sensitivity
 from splat_assets.compression.quality import draw_views, psnr
 from splat_assets.compression.sog_reader import decode_members
@@ -60,7 +60,7 @@ def main() -> None:
 def encode(
     scene: Scene, exact: list[np.ndarray], preset: str, offset: float, share: float = 0.0
 ) -> Point:
-    prune = targets._Aim._prune
+    prune = aim.Aim._prune
     judges = [*scene.cameras, *views_between(scene.cameras, 24)] or views_around(scene.gaussians)
 
     def prune_and_merge(aim: Any, kept: Gaussians, sensitivity: Sensitivity) -> Gaussians:
@@ -75,7 +75,7 @@ def encode(
     wishes = CompressOptions.model_validate({"preset": preset})
     with (
         mock.patch.dict(PRESET_DB, goal),
-        mock.patch.object(targets._Aim, "_prune", prune_and_merge),
+        mock.patch.object(aim.Aim, "_prune", prune_and_merge),
     ):
         found = encode_as_wished(
             scene.gaussians, wishes, scene.cameras or None, silent(), background=scene.background

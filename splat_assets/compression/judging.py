@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -75,6 +76,51 @@ class Looks:
             return np.arange(count)
         has_views = np.array([bool(views) for views in self.views])
         return np.flatnonzero(has_views[self.part_of])
+
+
+class Judge:
+    """Compares what a splat has become with what it was, in pictures of some looks.
+
+    Of Gaussians that are handed in, `which` [M] int tells the place of each in the original.
+    """
+
+    def __init__(self, original: Gaussians, looks: Looks, background: Sequence[float]) -> None:
+        self._original, self._looks, self._background = original, looks, background
+
+    @property
+    def by_parts(self) -> bool:
+        """Whether parts are looked at alone."""
+        return self._looks.part_of is not None
+
+    def shown(self, which: np.ndarray) -> np.ndarray:
+        """[S] int, those of M Gaussians that any picture shows."""
+        return np.flatnonzero(np.isin(which, self._looks.shown(len(self._original))))
+
+    def draw(self, gaussians: Gaussians, which: np.ndarray) -> list[np.ndarray]:
+        """Pictures [H, W, 3] float32 in 0..1."""
+        return self._looks.draw(gaussians, which, self._background)
+
+    def error(
+        self,
+        gaussians: Gaussians,
+        which: np.ndarray,
+        wanted: Sequence[np.ndarray] | None = None,
+    ) -> float:
+        """Mean squared error of the pictures, to those of the original or to others."""
+        pairs = zip(self.draw(gaussians, which), wanted or self._pictures, strict=True)
+        return float(np.mean([((a - b) ** 2).mean() for a, b in pairs]))
+
+    def psnr(self, gaussians: Gaussians, which: np.ndarray) -> float:
+        """PSNR to the original's pictures, the mean over them."""
+        from splat_assets.compression.quality import psnr
+
+        pairs = zip(self.draw(gaussians, which), self._pictures, strict=True)
+        return float(np.mean([psnr(a, b) for a, b in pairs]))
+
+    @cached_property
+    def _pictures(self) -> list[np.ndarray]:
+        """Of the original."""
+        return self.draw(self._original, np.arange(len(self._original)))
 
 
 def choose_looks(gaussians: Gaussians, cameras: Sequence[View] | None) -> tuple[Looks, Looks]:

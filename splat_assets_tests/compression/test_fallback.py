@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from splat_assets.compression import (
+    aim,
     compress,
+    judging,
     palette_images,
     sog_images,
     sog_writer,
     streamed,
-    targets,
 )
 from splat_assets.compression.compress import compress_splat
 from splat_assets.compression.fallback import Notes, first_that_works
@@ -48,11 +49,11 @@ STEPS = {
     "palette": (sog_writer, "PaletteSearch", "The search for a palette"),
     "palette order": (palette_images.PaletteArtist, "draw", "Ordering the palette failed"),
     "webp": (sog_images, "webp_bytes", "Encoding a picture tightly failed"),
-    "sensitivity": (targets, "weigh_errors", "Measuring what errors cost failed"),
-    "pruning": (targets, "Pruning", "Pruning failed"),
-    "finetuning": (targets, "finetune", "Adjusting colours failed"),
-    "precision": (targets._Aim, "_precision", "Choosing the precision failed"),
-    "look": (targets._Aim, "_draw", "Looking at the result failed"),
+    "sensitivity": (aim, "weigh_errors", "Measuring what errors cost failed"),
+    "pruning": (aim, "Pruning", "Pruning failed"),
+    "finetuning": (aim, "finetune", "Adjusting colours failed"),
+    "precision": (aim.Aim, "_precision", "Choosing the precision failed"),
+    "look": (judging.Judge, "draw", "Looking at the result failed"),
 }
 
 

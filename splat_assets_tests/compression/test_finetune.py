@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from splat_assets.compression import targets
+from splat_assets.compression import aim
 from splat_assets.compression.finetune import finetune
 from splat_assets.compression.quality import draw_views, psnr
 from splat_assets.compression.sog_writer import bundle_bytes
@@ -59,7 +59,7 @@ def test_a_failure_leaves_the_splat_as_it_was(
         raise RuntimeError("no kernels")
 
     plain = encode_as_wished(ball, CompressOptions(finetune=False), SEEN, silent())
-    monkeypatch.setattr(targets, "finetune", fail)
+    monkeypatch.setattr(aim, "finetune", fail)
     found = encode_as_wished(ball, CompressOptions(finetune=True), SEEN, silent())
     assert "no kernels" in found.notes[0] and not found.finetuned
     assert bundle_bytes(found.encoded) == bundle_bytes(plain.encoded)
