@@ -1,17 +1,15 @@
 """What the graph costs beyond the work it does, next to a bare Dagster project of five assets.
 
-    python -m benchmarks.graph_overhead [import] [chain] [idle] [queue] [backfill]
+    python -m benchmarks.graph_overhead [import] [chain] [idle]
 
 CPU seconds are those of whole process trees, orphans included, so they hold on a busy machine; wall
 times are marked and need a quiet one. Keeps `benchmarks/results/graph_overhead.md` up to date, row
-by row.
+by row. `backfill.py` measures many runs under the real services.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -21,45 +19,31 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import psutil
-
-from benchmarks.backfill_queue import Queued, queue_backfill
+from benchmarks.backfill import instance_config
+from benchmarks.process_cpu import be_reaper, tree_cpu
 
 RESULTS = Path(__file__).parent / "results" / "graph_overhead.md"
 OURS, BARE = "benchmarks.graph_overhead_ours", "benchmarks.graph_overhead_bare"
 IN_PROCESS = {"SPLAT_BENCH_EXECUTOR": "in_process"}
 SPAWN = {"SPLAT_BENCH_EXECUTOR": "spawn"}
-NO_SENSORS = {"SPLAT_BENCH_SENSORS": "no"}
 PAIR = ("ours", "bare")
-SIDE_BY_SIDE = {
-    "bare": (BARE, {}),
-    "bare with as many checks": (BARE, {"SPLAT_BENCH_CHECKS": "yes"}),
-    "ours without sensors": (OURS, NO_SENSORS),
-    "ours": (OURS, {}),
-}
-PARTS = ("import", "chain", "idle", "queue", "backfill")
+PARTS = ("import", "chain", "idle")
 PARTITIONS = 1000
-SERVERS = ("dagster._daemon", "dagster._grpc", "api grpc", "code-server")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
-    parser.add_argument("--runs", type=int, default=10, help="of `queue` and `backfill`")
-    parser.add_argument("--only", action="append", choices=SIDE_BY_SIDE, help="of these two")
-    parser.add_argument("--repeat", type=int, default=3, help="of the others")
+    parser.add_argument("--repeat", type=int, default=3)
     chosen = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as what pip installed is
     be_reaper()
     for part in chosen.parts or PARTS:
         measure = globals()[f"measure_{part}"]
-        with_runs = part in ("queue", "backfill")
-        for row in measure(*((chosen.runs, chosen.only) if with_runs else (chosen.repeat,))):
+        for row in measure(chosen.repeat):
             print(" | ".join(row), flush=True)
             write([row])
 
@@ -144,33 +128,6 @@ def measure_idle(repeat: int) -> list[tuple[str, str, str]]:
     return rows
 
 
-def measure_queue(runs: int, only: list[str]) -> Iterator[tuple[str, str, str]]:
-    for name, project in SIDE_BY_SIDE.items():
-        if name in (only or SIDE_BY_SIDE):
-            found = queue(*project, runs)
-            yield (
-                f"queueing a run of a backfill, {name} ({runs} runs, {PARTITIONS} partitions, "
-                "SQLite; CPU)",
-                f"{found.cpu_per_run:.3f} s; idle {100 * found.idle:.1f} % of a core; queued in "
-                f"{found.seconds:.0f} s; queries {found.describe_waits()}",
-                "1.2 × bare, 0.5 s",
-            )
-
-
-def measure_backfill(runs: int, only: list[str]) -> Iterator[tuple[str, str, str]]:
-    for name, project in SIDE_BY_SIDE.items():
-        if name in (only or SIDE_BY_SIDE):
-            found = backfill(*project, runs)
-            asked = found["queries"]
-            yield (
-                f"a run of a backfill, executed, {name} ({runs} runs, {PARTITIONS} partitions, "
-                "SQLite; CPU of all)",
-                f"{found['cpu_per_run']:.1f} s; run list and partitions asked {len(asked)} times: "
-                f"{statistics.median(asked):.2f} s, at most {max(asked):.2f} s",
-                "1.2 × bare, 0.5 s",
-            )
-
-
 # --- one measurement ------------------------------------------------------------------------------
 
 
@@ -179,7 +136,9 @@ def execute(module: str, variables: dict[str, str]) -> dict[str, Any]:
     from splat_assets_tests.dagster_services import prepare_home
 
     with tempfile.TemporaryDirectory() as folder:
-        environment = prepare_home(Path(folder) / "home", Path(folder) / "data") | variables
+        config = instance_config(Path(folder), own_storage=module == OURS)
+        home, data = Path(folder) / "home", Path(folder) / "data"
+        environment = prepare_home(home, data, config=config) | variables
         call = f"from benchmarks.graph_overhead import run_job; run_job({module!r})"
         before = tree_cpu()
         output = subprocess.check_output(
@@ -259,100 +218,6 @@ def idle_tick(count: int, repeat: int) -> None:
     print(spent[0], min(spent[2:]))
 
 
-def queue(module: str, variables: dict[str, str], runs: int) -> Queued:
-    """Runs queued and not executed; CPU of the daemon and its code server."""
-    from splat_assets_tests.dagster_services import services
-
-    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, variables):
-        names = register(Path(folder))
-        with services(Path(folder), module=module, timeout=300, max_runs=0) as dagster:
-            add_partitions(dagster.home, names)
-
-            def cpu() -> float:
-                return sum(cpu_of([p for m in SERVERS for p in dagster.processes(m)]))
-
-            return queue_backfill(dagster.query, names[:runs], cpu)
-
-
-def register(folder: Path) -> list[str]:
-    """A registry file for every partition; their names."""
-    from splat_assets.datasets.registry import Registry
-    from splat_assets.datasets.spec import make_spec
-
-    registry = Registry(folder / "data" / "datasets")
-    names = [f"d{index:04}" for index in range(PARTITIONS)]
-    for name in names:
-        registry.add(make_spec(name=name, source="/empty"))
-    return names
-
-
-def backfill(module: str, variables: dict[str, str], runs: int) -> dict[str, Any]:
-    """A backfill under real services; CPU of all their processes for each run that ended."""
-    from splat_assets.stages import ASSETS
-    from splat_assets_tests.dagster_services import FINISHED, services, wait_for
-
-    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, variables):
-        names = register(Path(folder))
-        with services(Path(folder), module=module, timeout=300) as dagster:
-            add_partitions(dagster.home, names)
-            began, queries = tree_cpu(), []
-            id_ = dagster.backfill(ASSETS, names[:runs])
-
-            def done() -> bool:
-                asked = time.monotonic()
-                listed = dagster.runs(**{"dagster/backfill": id_})
-                dagster.partitions()
-                queries.append(time.monotonic() - asked)
-                time.sleep(1)
-                return sum(run["status"] in FINISHED for run in listed) >= runs
-
-            wait_for(done, 60 * runs, "the backfill")
-            assert {run["status"] for run in dagster.runs(**{"dagster/backfill": id_})} == {
-                "SUCCESS"
-            }
-            spent = tree_cpu() - began
-    return {"cpu_per_run": spent / runs, "queries": queries}
-
-
-def add_partitions(home: Path, names: list[str]) -> None:
-    import dagster as dg
-    from dagster._core.instance.ref import InstanceRef
-
-    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home))) as instance:
-        instance.add_dynamic_partitions("dataset", names)
-
-
-# --- CPU of a process tree ------------------------------------------------------------------------
-
-
-def be_reaper() -> None:
-    """Adopt orphaned descendants (fork servers outlive their run), so that their CPU counts."""
-    pr_set_child_subreaper = 36
-    ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1)
-
-
-def tree_cpu() -> float:
-    """CPU seconds of all descendants so far, the ended ones included."""
-    me = psutil.Process()
-    for child in me.children():
-        with contextlib.suppress(psutil.Error, ChildProcessError):
-            if child.status() == psutil.STATUS_ZOMBIE and child.ppid() == me.pid:
-                os.waitpid(child.pid, os.WNOHANG)
-    return sum(cpu_of(me.children(recursive=True))) + cpu_of_ended()
-
-
-def cpu_of(processes: list[psutil.Process]) -> Iterator[float]:
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            yield times.user + times.system + times.children_user + times.children_system
-
-
-def cpu_of_ended() -> float:
-    times = os.times()
-    return times.children_user + times.children_system
-
-
 def write(rows: list[tuple[str, str, str]]) -> None:
     """Replace these rows of the results, or add them."""
     head = [
@@ -367,9 +232,9 @@ def write(rows: list[tuple[str, str, str]]) -> None:
         "children that can be stopped. Its steps come from a fork server that has loaded its "
         "definitions (Dagster's",
         "default spawns them, which is dearer); so do ours, from one that is warmed up "
-        "(`defs/warm_up.py`). Both use",
-        "the project's `dagster.yaml`. An executed backfill is counted with all that the services "
-        "use meanwhile.",
+        "(`defs/warm_up.py`). It",
+        "uses Dagster's own storage, ours the one of `dagster.yaml`. Many runs under the services: "
+        "`backfill.md`.",
         "",
         "| what | measured | limit | load |",
         "|---|---|---|---|",
