@@ -87,6 +87,7 @@ def test_killed_worker_leaves_no_child_and_is_resumed(dagster: Dagster) -> None:
     child, step_process = trainer(dagster, "killed")
     worker = psutil.Process(worker_pid(dagster, run_id))
     assert worker.pid != step_process.pid
+    assert min(process.nice() for process in (worker, step_process, child)) >= 10  # they give way
     worker.kill()
     wait_gone(child, step_process)
     assert store(dagster).current("killed", "trained_splat") is None
