@@ -97,7 +97,6 @@ class RemembersRuns(SqlRunStorage):
         time.sleep(LOADED_SEC)
         # Looking through all of Dagster for garbage takes half a second, in which nobody is
         # answered, and happens about every minute.
-        gc.collect()
         gc.freeze()
 
 
