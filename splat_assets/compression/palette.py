@@ -65,6 +65,7 @@ class PaletteSearch:
         *,
         metric: ShMetric | None = None,
         size: int | None = None,
+        growth: float = 2.0,
         seed: int = 0,
     ) -> None:
         """Of `points` [N, D] float32, D = 3 K.
@@ -73,12 +74,15 @@ class PaletteSearch:
             worth: [N] positive, error of the picture per squared distance.
             metric: of distances; by default the ordinary one.
             size: number of entries instead of the best.
+            growth: from one number of entries that is tried to the next.
             seed: of everything random; equal input gives an equal palette.
         """
         self._unique, self._inverse = _distinct(points + np.float32(0))  # no -0
         self._mass = np.bincount(self._inverse, worth, len(self._unique))
         self._size_of, self._size = size_of, size
-        sizes = _sizes(len(points), len(self._unique)) if size is None else [min(size, MAX_ENTRIES)]
+        sizes = [min(size or 0, MAX_ENTRIES)]
+        if size is None:
+            sizes = _sizes(len(points), len(self._unique), growth)
         self._metric = metric or ShMetric.plain(points.shape[1] // 3)
         self._white = self._metric.whitened(self._unique)
         self._clusterings = Clusterings(self._white, self._mass, sizes, seed)
@@ -119,6 +123,8 @@ class PaletteSearch:
             found[whole] = self._own(bit_price)
             costs[whole] = _cost(found[whole], bit_price)
         best = min(costs, key=lambda index: costs[index])
+        if best != whole:
+            found[best] = self._shared(best, bit_price)
         if searched:
             self._chosen[bit_price] = best
         worthless = self._size is None and self._nothing <= costs[best]
@@ -152,13 +158,13 @@ class PaletteSearch:
         usage = np.bincount(labels, self._mass, len(entries))
         return Clustering(entries, labels, usage, error)
 
-    def _shared(self, index: int, price: float) -> Palette:
+    def _shared(self, index: int, price: float, *, trial: bool = False) -> Palette:
         found = self._clusterings[index]
         if not self._metric.is_plain:  # means are means in any coordinates
             entries = np.zeros_like(found.centers)
             entries = weighted_means(self._unique, self._mass, found.labels, entries)
             found = replace(found, centers=entries)
-        return self._quantized(found, price)
+        return self._quantized(found, price, trial=trial)
 
     def _fitting_step(self, price: float, worth: float) -> float:
         """At which every number is worth its bits."""
@@ -176,7 +182,7 @@ class PaletteSearch:
         begin = int(np.clip(self._begin, least, most))
 
         def cost(index: int) -> float:
-            found[index] = self._shared(index, price)
+            found[index] = self._shared(index, price, trial=True)
             return _cost(found[index], price)
 
         self._begin, lowest = begin, cost(begin)
@@ -201,17 +207,18 @@ class PaletteSearch:
             if error * (error / max(before, 1e-300)) ** doublings > ceiling:
                 return
 
-    def _quantized(self, clustering: Clustering, price: float) -> Palette:
+    def _quantized(self, clustering: Clustering, price: float, *, trial: bool = False) -> Palette:
         """The cheapest of: one precision for all entries; a finer one for those that matter most;
-        and, where even steps cannot be fine enough, the finest of them beside other codebooks."""
+        and, where even steps cannot be fine enough, the finest of them beside other codebooks. A
+        trial leaves out what is seldom best."""
         if price <= 0:
             return self._in_tiers(clustering, price, 1)
         entries = clustering.centers
         finest = float(np.ptp(entries)) / (LEVELS - 2)
+        ways = [tiers for tiers in _TIERS if tiers == 1 or len(entries) >= _LEAST_TIER]
         candidates = [
             self._in_tiers(clustering, price, tiers, finest)
-            for tiers in _TIERS
-            if tiers == 1 or len(entries) >= _LEAST_TIER
+            for tiers in (ways[-1:] if trial else ways)
         ]
         if candidates[0].error - clustering.error > _FINE_ENOUGH * price * entries.size:
             candidates.append(self._in_tiers(clustering, price, 1))
@@ -272,13 +279,13 @@ def _cost(palette: Palette, price: float) -> float:
     return palette.error + price * 8 * palette.num_bytes
 
 
-def _sizes(count: int, distinct: int) -> list[int]:
-    """Candidates, each twice the one before."""
-    sizes = []
+def _sizes(count: int, distinct: int, growth: float) -> list[int]:
+    """Candidates, each `growth` times the one before."""
+    sizes: list[int] = []
     size = _round_up(count / _FIRST)
     while size <= min(MAX_ENTRIES, 3 * distinct // 5) and size * min(distinct, _LEARNED) <= _TRIALS:
         sizes.append(size)
-        size *= 2
+        size = _round_up(growth * size)
     return sizes
 
 

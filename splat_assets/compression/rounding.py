@@ -80,9 +80,11 @@ def thrifty_vectors(
         worth: [N] error of the picture per squared length of an error.
         metric: [K, K] of errors, positive definite.
     """
-    levels, x = levels.astype(np.float64), x.astype(np.float64)
+    levels, x = levels.astype(np.float64), np.ascontiguousarray(x, np.float64)
     stride = max(1, x[..., 0].size // _COUNTED)
-    some, their_worth = x[::stride], worth[::stride].astype(np.float64)
+    some = np.ascontiguousarray(x[::stride])
+    their_worth = np.ascontiguousarray(worth[::stride], np.float64)
+    metric = np.ascontiguousarray(metric)
     chosen = np.searchsorted((levels[1:] + levels[:-1]) / 2, some)
     red, green, blue = np.moveaxis(chosen.reshape(-1, 3), -1, 0)
     jointly = _bits(red - green) + _bits(blue - green) < _bits(red) + _bits(blue)
@@ -93,40 +95,11 @@ def thrifty_vectors(
     return _cheapest_vectors(x, levels, worth.astype(np.float64), metric, prices, jointly, 2)
 
 
-def _vector_prices(chosen: np.ndarray, jointly: bool, bit_price: float) -> list[np.ndarray]:
-    """Of red, green and blue, or of green and of what the others differ from it by."""
+def _vector_prices(chosen: np.ndarray, jointly: bool, bit_price: float) -> np.ndarray:
+    """[3, 256] of red, green and blue, or of green and of what the others differ from it by."""
     red, green, blue = np.moveaxis(chosen.reshape(-1, 3), -1, 0).astype(np.int64)
     coded = (red - green, green, blue - green) if jointly else (red, green, blue)
-    return [_prices(codes & 255, 256, bit_price) for codes in coded]
-
-
-def _cheapest_vectors(
-    x: np.ndarray,
-    levels: np.ndarray,
-    worth: np.ndarray,
-    metric: np.ndarray,
-    prices: list[np.ndarray],
-    jointly: bool,
-    rounds: int,
-) -> np.ndarray:
-    codes = np.empty(x.shape, np.int16)
-    own = np.diag(metric)
-    off = np.zeros_like(x)  # what has become of each number, less what it was
-    for _ in range(rounds):
-        for k in np.argsort(-own, kind="stable"):
-            # where this number would have to be, given the errors of the others
-            others = np.einsum("nlc,l->nc", off, metric[k]) - own[k] * off[:, k]
-            wanted = np.ascontiguousarray(x[:, k] - others / own[k])
-            costs = np.repeat(own[k] * worth[:, None], 3, axis=1)
-            if jointly:
-                codes[:, k] = _cheapest_colors(wanted, levels, costs, *prices)
-            else:
-                for c, priced in enumerate(prices):
-                    numbers = np.ascontiguousarray(wanted[:, c])
-                    weights = np.ascontiguousarray(costs[:, c])
-                    codes[:, k, c] = _cheapest(numbers, levels, weights, priced[: len(levels)])
-            off[:, k] = levels[codes[:, k]] - x[:, k]
-    return codes
+    return np.stack([_prices(codes & 255, 256, bit_price) for codes in coded])
 
 
 def _of_each(worth: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -173,30 +146,92 @@ def _cheapest_colors(
     least_red, least_blue = red.min(), blue.min()
     least = green.min() + least_red + least_blue
     for i in range(len(numbers)):
-        near = nearest_level(numbers[i, 0], levels)
-        middle = nearest_level(numbers[i, 1], levels)
-        far = nearest_level(numbers[i, 2], levels)
-        best = np.inf
-        for step in (-1, 1):
-            k = middle if step > 0 else middle - 1
-            while 0 <= k < len(levels) and abs(k - middle) <= _REACH:
-                off = levels[k] - numbers[i, 1]
-                cost = worth[i, 1] * off * off
-                if cost + least >= best:  # those farther away cost more
-                    break
-                cost += green[k]
-                r, more = _best(numbers[i, 0], near, levels, worth[i, 0], red, least_red, k, 256)
-                cost += more
-                if cost + least_blue < best:
-                    b, more = _best(
-                        numbers[i, 2], far, levels, worth[i, 2], blue, least_blue, k, 256
-                    )
-                    cost += more
-                    if cost < best:
-                        best = cost
-                        chosen[i, 0], chosen[i, 1], chosen[i, 2] = r, k, b
-                k += step
+        chosen[i] = _best_color(
+            numbers[i], levels, worth[i], red, green, blue, least_red, least_blue, least
+        )
     return chosen
+
+
+@njit(cache=True, nogil=True)
+def _best_color(
+    number: np.ndarray,
+    levels: np.ndarray,
+    worth: np.ndarray,
+    red: np.ndarray,
+    green: np.ndarray,
+    blue: np.ndarray,
+    least_red: float,
+    least_blue: float,
+    least: float,
+) -> tuple[int, int, int]:
+    near = nearest_level(number[0], levels)
+    middle = nearest_level(number[1], levels)
+    far = nearest_level(number[2], levels)
+    best, found = np.inf, (near, middle, far)
+    for step in (-1, 1):
+        k = middle if step > 0 else middle - 1
+        while 0 <= k < len(levels) and abs(k - middle) <= _REACH:
+            off = levels[k] - number[1]
+            cost = worth[1] * off * off
+            if cost + least >= best:  # those farther away cost more
+                break
+            cost += green[k]
+            r, more = _best(number[0], near, levels, worth[0], red, least_red, k, 256)
+            cost += more
+            if cost + least_blue < best:
+                b, more = _best(number[2], far, levels, worth[2], blue, least_blue, k, 256)
+                cost += more
+                if cost < best:
+                    best, found = cost, (r, k, b)
+            k += step
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _cheapest_vectors(
+    x: np.ndarray,
+    levels: np.ndarray,
+    worth: np.ndarray,
+    metric: np.ndarray,
+    prices: np.ndarray,
+    jointly: bool,
+    rounds: int,
+) -> np.ndarray:
+    """`prices` [3, 256]. Numbers are chosen one after the other, those that count most first."""
+    count = x.shape[1]
+    own = np.diag(metric)
+    turns = np.argsort(-own)
+    codes = np.empty(x.shape, np.int16)
+    off = np.empty((count, 3))  # what has become of each number, less what it was
+    wanted, costs = np.empty(3), np.empty(3)
+    red, green, blue = prices[0], prices[1], prices[2]
+    least_red, least_green, least_blue = red.min(), green.min(), blue.min()
+    least = least_red + least_green + least_blue
+    for i in range(len(x)):
+        off[:] = 0
+        for _ in range(rounds):
+            for k in turns:
+                costs[:] = own[k] * worth[i]
+                for c in range(3):
+                    # where this number would have to be, given the errors of the others
+                    others = 0.0
+                    for other in range(count):
+                        others += metric[k, other] * off[other, c]
+                    wanted[c] = x[i, k, c] - (others / own[k] - off[k, c])
+                if jointly:
+                    codes[i, k] = _best_color(
+                        wanted, levels, costs, red, green, blue, least_red, least_blue, least
+                    )
+                else:
+                    alone = least_red, least_green, least_blue
+                    for c in range(3):
+                        near = nearest_level(wanted[c], levels)
+                        codes[i, k, c] = _best(
+                            wanted[c], near, levels, costs[c], prices[c], alone[c], 0, 256
+                        )[0]
+                for c in range(3):
+                    off[k, c] = levels[codes[i, k, c]] - x[i, k, c]
+    return codes
 
 
 @njit(cache=True, nogil=True)

@@ -70,6 +70,7 @@ class SogOptions:
 
     order: Order = "hilbert"
     palette_size: int | None = None
+    palette_growth: float = 2.0  # from one size of palette that is tried to the next
     precision: Precision = field(default_factory=Precision)
     drop_invisible: bool = False  # those that never reach 1/255, which nobody draws
     canonical: bool = True  # of the 24 forms of a rotation the smallest
@@ -324,6 +325,7 @@ class SogEncoder:
                     self._artist.size_of,
                     metric=self._sensitivity.sh_metric if self._sensitivity else None,
                     size=entries,
+                    growth=self._options.palette_growth,
                     seed=seed,
                 )
             return self._search.choose(price, progress)

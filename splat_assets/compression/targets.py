@@ -16,6 +16,8 @@ from splat_assets.progress import Progress
 
 # PSNR of the decoded splat's pictures against the original's
 PRESET_DB = {"web": 40.0, "standard": 48.0, "archive": 58.0}
+# of palettes, where the smallest file of a quality is wanted and not one that is near it soon
+_FINE_GROWTH = 2**0.5
 
 __all__ = ["PRESET_DB", "TargetedSog", "encode_as_wished"]
 
@@ -38,6 +40,7 @@ def encode_as_wished(
     base = SogOptions(
         order=options.order,
         palette_size=options.palette_size,
+        palette_growth=_FINE_GROWTH if options.target_db is not None else 2.0,
         drop_invisible=options.preset != "archive",
         seed=options.seed,
     )
@@ -49,7 +52,10 @@ def encode_as_wished(
         progress.warn(cleanup.describe())
     progress.update(0.0, "Measuring what each property is worth")
     weighed, checks = choose_looks(kept, views)
-    tuned = weighed.views[0] if views and options.finetune else ()
+    tuned: Sequence[View] = ()
+    # what is gained without cameras is worth the time only where a quality was asked for by number
+    if options.finetune and weighed.part_of is None and (views or options.target_db is not None):
+        tuned = weighed.views[0]
 
     def aim(pruned: bool) -> Aim:
         return Aim(kept, cleanup, base, weighed, checks, tuned, background, goal, pruned, progress)
