@@ -54,7 +54,7 @@ OURS: dict[str, tuple[str, ...]] = {
     name: (f"preset={name}",) for name in ("web", "standard", "archive")
 }  # name: options of `splat-assets compress`
 EQUAL = "ours at its PSNR"
-EQUAL_TRIES, EQUAL_DB = 12, 0.15
+EQUAL_TRIES, EQUAL_DB, EQUAL_STEP = 12, 0.15, 0.03
 PROGRAM = (sys.executable, "-c", "from splat_assets.cli import main; main()")
 MIN_NODE = 22
 
@@ -204,6 +204,8 @@ def at_equal_psnr(scene: Scene, goal: float, ply: Path, scratch: Path) -> Row:
             aim = below[0] + min(0.95, max(0.05, share)) * (above[0] - below[0])
         else:
             aim += goal + EQUAL_DB / 2 - row.psnr_db
+        while any(abs(aim - known) < EQUAL_STEP for known, _ in tried):
+            aim -= 7 * EQUAL_STEP  # dB do not rise evenly: a lower aim may do, too
     enough = [row for _, row in tried if row.psnr_db >= goal]
     return min(enough, key=lambda row: row.bytes or 0) if enough else tried[-1][1]
 

@@ -24,8 +24,8 @@ from benchmarks.compression import Scene, open_scenes
 from splat_assets.compression import quantize, sog_writer, targets
 from splat_assets.compression.quality import draw_views, psnr
 from splat_assets.compression.quantize import Codebook
+from splat_assets.compression.sog_bundle import bundle_bytes
 from splat_assets.compression.sog_reader import decode_members
-from splat_assets.compression.sog_writer import bundle_bytes
 from splat_assets.compression.targets import PRESET_DB, encode_as_wished
 from splat_assets.compute import Compute, available_threads
 from splat_assets.datasets.options import CompressOptions

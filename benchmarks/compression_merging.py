@@ -22,8 +22,8 @@ from benchmarks.compression import Scene, open_scenes
 from splat_assets.compression import aim
 from splat_assets.compression.precision import Sensitivity, measure_sensitivity
 from splat_assets.compression.quality import draw_views, psnr
+from splat_assets.compression.sog_bundle import bundle_bytes
 from splat_assets.compression.sog_reader import decode_members
-from splat_assets.compression.sog_writer import bundle_bytes
 from splat_assets.compression.targets import PRESET_DB, encode_as_wished
 from splat_assets.compression.views import views_around, views_between
 from splat_assets.compute import Compute, available_threads

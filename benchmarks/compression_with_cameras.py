@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from splat_assets.compression.sog_writer import write_bundle
+from splat_assets.compression.sog_bundle import write_bundle
 from splat_assets.compression.targets import encode_as_wished
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.gaussians.ply import read_ply

@@ -14,17 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from splat_assets.compression.fallback import Notes, first_that_works
-from splat_assets.compression.finetune import MOST_TUNED, finetune
+from splat_assets.compression.finetune import MOST_TUNED, QUICK, THOROUGH, Effort, finetune
 from splat_assets.compression.judging import Judge, Looks, weigh_errors
 from splat_assets.compression.precision import Precision, Sensitivity
 from splat_assets.compression.pruning import Pruning
+from splat_assets.compression.sog_bundle import EncodedSog, bundle_bytes
 from splat_assets.compression.sog_reader import decode_members
-from splat_assets.compression.sog_writer import (
-    EncodedSog,
-    SogEncoder,
-    SogOptions,
-    bundle_bytes,
-)
+from splat_assets.compression.sog_writer import SogEncoder, SogOptions
 from splat_assets.gaussians.cleanup import CleanupReport
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.splat_model import View
@@ -198,7 +194,7 @@ class Aim:
         best: tuple[float, int, float, EncodedSog] | None = None
         for index in range(_TUNINGS if self._tuned_db else 1):
             aim, precision, before = self._search(goal - gain)
-            tuned = self._finetuned(precision, index)
+            tuned = self._finetuned(precision, index, THOROUGH)
             encoded = tuned or self._encoder.encode(precision, self._span(index, 0.0, 0.5))
             if not self._looks:
                 return self._result(encoded, aim)
@@ -314,7 +310,9 @@ class Aim:
         share = 0.8 / (_ROUNDS + 1)
         return self._progress.span(0.2 + share * (index + first), 0.2 + share * (index + last))
 
-    def _finetuned(self, precision: Precision, index: int) -> EncodedSog | None:
+    def _finetuned(
+        self, precision: Precision, index: int, effort: Effort = QUICK
+    ) -> EncodedSog | None:
         """With colours and opacities adjusted to the rest, where there are cameras to judge by."""
         if not self._cameras:
             return None
@@ -327,6 +325,7 @@ class Aim:
                 self._original,
                 self._cameras,
                 background=self._background,
+                effort=effort,
                 report=lambda fraction: progress.update(fraction, "Adjusting colours"),
             )
             if recolored is None:

@@ -15,8 +15,8 @@ from splat_assets.compression.compressed_splat import CompressedSplat
 from splat_assets.compression.fallback import Notes, first_that_works
 from splat_assets.compression.presentation import write_report
 from splat_assets.compression.quality import Quality, choose_views, measure_loss
+from splat_assets.compression.sog_bundle import EncodedSog, write_bundle, write_folder
 from splat_assets.compression.sog_reader import read_sog
-from splat_assets.compression.sog_writer import EncodedSog, write_bundle, write_folder
 from splat_assets.compression.streamed import (
     STREAM_ABOVE,
     StreamedSog,

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from splat_assets.compression.sog_bundle import write_bundle
 from splat_assets.compression.sog_reader import META, read_sog_meta
-from splat_assets.compression.sog_writer import write_bundle
 from splat_assets.compression.streamed import StreamOptions, write_streamed
 from splat_assets.compression.targets import encode_as_wished
 from splat_assets.compression.views import frame_splat

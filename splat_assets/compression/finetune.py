@@ -5,7 +5,7 @@ with (as after the quantisation of "Compressed 3D Gaussian Splatting", Niedermay
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,15 +14,26 @@ from splat_assets.compression.views import shrunk
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.splat_model import View
 
-MAX_STEPS = 150
 LEAST_STEPS = 10
-_WORK = 2.5e6  # Gaussians times steps
-MOST_TUNED = int(_WORK / LEAST_STEPS)  # Gaussians
 _SIDE = 256  # pixels
 _RATES = {"sh0": 0.01, "opacities": 0.02}
-_DECAY = 0.1  # of the rates, by the last step
 _BETA1, _BETA2, _EPSILON = 0.8, 0.98, 1e-10
 _SEED = 0
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to go on."""
+
+    steps: int  # at most
+    work: float  # Gaussians times steps, at most
+    rates: float = 1.0  # times the usual ones, to begin with
+    decay: float = 0.1  # of the rates, by the last step
+
+
+QUICK = Effort(150, 2.5e6)
+THOROUGH = Effort(400, 7.5e6, rates=2.0, decay=0.03)
+MOST_TUNED = int(QUICK.work / LEAST_STEPS)  # Gaussians
 
 
 def finetune(
@@ -32,6 +43,7 @@ def finetune(
     views: Sequence[View],
     *,
     background: Sequence[float] = (0.0, 0.0, 0.0),
+    effort: Effort = QUICK,
     report: Callable[[float], None] = lambda fraction: None,
 ) -> Gaussians | None:
     """`start` with other `sh0` and `opacities`, or None where there are too many Gaussians for it.
@@ -44,7 +56,7 @@ def finetune(
     """
     from splat_assets.rendering.cpu.draw import Frame, Gradients, draw, draw_backward
 
-    steps = int(min(MAX_STEPS, _WORK // max(len(stored), 1)))
+    steps = int(min(effort.steps, effort.work // max(len(stored), 1)))
     if steps < LEAST_STEPS or not views:
         return None
     chosen = [shrunk(view, _SIDE) for view in views]
@@ -75,7 +87,7 @@ def finetune(
             "sh0": into.colors[0].reshape(values["sh0"].shape),
             "opacities": into.opacities * opacity * (1 - opacity),
         }
-        fade = _DECAY ** (step / steps)
+        fade = effort.rates * effort.decay ** (step / steps)
         for name, gradient in gradients.items():
             first[name] += (1 - _BETA1) * (gradient - first[name])
             second[name] += (1 - _BETA2) * (gradient**2 - second[name])

@@ -1,27 +1,22 @@
 """SOG v2, the compressed splat format of PlayCanvas: seven lossless WebP images and a `meta.json`.
 
-Written as one `.sog` (a ZIP of stored images and a deflated `meta.json`) or as a folder. Nothing
-but standard SOG comes out; what makes the files smaller and closer than usual is in `precision`,
-`quantize`, `sorting` and `palette`. The same input and options give the same bytes.
+Nothing but standard SOG comes out; what makes the files smaller and closer than usual is in
+`precision`, `quantize`, `sorting` and `palette`. The same input and options give the same bytes.
 """
 
 from __future__ import annotations
 
 import copy
-import io
 import json
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from splat_assets import __version__
-from splat_assets.artifacts.manifest import write_bytes_atomic
 from splat_assets.compression.fallback import Notes, first_that_works
 from splat_assets.compression.palette import Palette, PaletteSearch
 from splat_assets.compression.palette_images import DrawnPalette, PaletteArtist
@@ -41,9 +36,10 @@ from splat_assets.compression.quantize import (
     unpack_quats,
 )
 from splat_assets.compression.sh_metric import ShMetric
+from splat_assets.compression.sog_bundle import META, EncodedSog
 from splat_assets.compression.sog_images import encode_image, image_size
 from splat_assets.compression.sog_reader import stored_logit
-from splat_assets.compression.sorting import Order, Sorting, sort_gaussians
+from splat_assets.compression.sorting import Order, sort_gaussians
 from splat_assets.compression.views import importance
 from splat_assets.compute import available_threads
 from splat_assets.errors import UserError
@@ -51,10 +47,8 @@ from splat_assets.gaussians.cleanup import CleanupReport, clean
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.progress import Progress, silent
 
-META = "meta.json"
 # scales beyond these (natural log) are invisible or infinite for any renderer
 _SCALE_RANGE = (-20.0, 20.0)
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _THRIFT = 1.2  # times the price of a bit, in rounding: measured
 _LEAST_IMPORTANCE = 1 / 16  # of the mean
 
@@ -77,25 +71,6 @@ class SogOptions:
     thrifty: bool = True  # frequent values for numbers that matter little (`rounding`)
     seed: int = 0
     extras: dict[str, Any] = field(default_factory=dict)  # application data kept in meta.json
-
-
-@dataclass(frozen=True)
-class EncodedSog:
-    """The members of a SOG file, `meta.json` last, and what the encoder chose."""
-
-    files: dict[str, bytes]
-    count: int
-    sorting: Sorting
-    palette_size: int  # 0 without view-dependent colour
-    codebooks: dict[str, str]  # property → kind of codebook
-    cleanup: CleanupReport
-    precision: Precision
-    notes: tuple[str, ...]  # steps that failed, and what was done instead
-    order: np.ndarray  # [count] which of the encoder's Gaussians each one of the file is
-
-    @property
-    def field_bytes(self) -> dict[str, int]:
-        return {name: len(data) for name, data in self.files.items()}
 
 
 def encode_sog(
@@ -440,34 +415,6 @@ class SogEncoder:
             ),
             self._notes,
         )
-
-
-def bundle_bytes(encoded: EncodedSog) -> bytes:
-    """The contents of a `.sog` file."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as bundle:
-        for name, data in encoded.files.items():
-            info = zipfile.ZipInfo(name, _ZIP_DATE)
-            info.create_system = 3  # else the platform's
-            packed = zipfile.ZIP_DEFLATED if name == META else zipfile.ZIP_STORED
-            bundle.writestr(info, data, packed, 9)
-    return buffer.getvalue()
-
-
-def write_bundle(path: Path | str, encoded: EncodedSog) -> int:
-    """Write a `.sog` file atomically; returns its size in bytes."""
-    data = bundle_bytes(encoded)
-    write_bytes_atomic(Path(path), data)
-    return len(data)
-
-
-def write_folder(folder: Path | str, encoded: EncodedSog) -> int:
-    """Write the members into a folder, `meta.json` last; returns their size in bytes."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in encoded.files.items():
-        write_bytes_atomic(folder / name, data)
-    return sum(encoded.field_bytes.values())
 
 
 def _numbers(book: Codebook) -> list[float]:

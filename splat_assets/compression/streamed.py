@@ -30,7 +30,8 @@ from splat_assets.compression.judging import choose_looks, weigh_errors
 from splat_assets.compression.lod_tree import Node, ellipsoid_bounds
 from splat_assets.compression.precision import Precision
 from splat_assets.compression.quantize import quantize_means, signed_log
-from splat_assets.compression.sog_writer import META, SogOptions, encode_sog, write_folder
+from splat_assets.compression.sog_bundle import META, write_folder
+from splat_assets.compression.sog_writer import SogOptions, encode_sog
 from splat_assets.compression.sorting import sort_gaussians
 from splat_assets.compression.targets import PRESET_DB
 from splat_assets.errors import UserError

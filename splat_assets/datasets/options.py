@@ -185,7 +185,8 @@ class CompressOptions(StageOptions):
     )
     finetune: bool = Field(
         True,
-        description="adjust colours and opacities to what was rounded and left out; with cameras",
+        description="adjust colours and opacities to what was rounded and left out, with "
+        "cameras or a target_db",
     )
     formats: tuple[Literal["sog", "ply"], ...] = Field(
         ("sog",), description="files written beside scene.sog"

@@ -162,7 +162,7 @@ def write_splat(path: Path | str, gaussians: Gaussians, progress: Progress | Non
 
         write_ply(path, gaussians)
     elif found.name == "sog":
-        from splat_assets.compression.sog_writer import write_bundle
+        from splat_assets.compression.sog_bundle import write_bundle
         from splat_assets.compression.targets import encode_as_wished
         from splat_assets.datasets.options import CompressOptions
 

@@ -10,7 +10,7 @@ import pytest
 from splat_assets.compression import aim
 from splat_assets.compression.finetune import finetune
 from splat_assets.compression.quality import draw_views, psnr
-from splat_assets.compression.sog_writer import bundle_bytes
+from splat_assets.compression.sog_bundle import bundle_bytes
 from splat_assets.compression.targets import encode_as_wished
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.gaussians.cleanup import clean

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from splat_assets.compression.sog_bundle import write_bundle, write_folder
 from splat_assets.compression.sog_reader import read_sog
-from splat_assets.compression.sog_writer import SogOptions, encode_sog, write_bundle, write_folder
+from splat_assets.compression.sog_writer import SogOptions, encode_sog
 from splat_assets.gaussians.ply import read_ply, write_ply
 from splat_assets_tests.compression.splats import covariances, random_splat
 from splat_assets_tests.paths import shared_data

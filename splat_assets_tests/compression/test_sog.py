@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from splat_assets.compression.sog_bundle import EncodedSog, write_bundle, write_folder
 from splat_assets.compression.sog_reader import read_sog, read_sog_meta
-from splat_assets.compression.sog_writer import (
-    EncodedSog,
-    SogOptions,
-    encode_sog,
-    write_bundle,
-    write_folder,
-)
+from splat_assets.compression.sog_writer import SogOptions, encode_sog
 from splat_assets.errors import Cancelled, UserError
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.progress import Progress

@@ -16,8 +16,8 @@ import pytest
 from splat_assets.compression import aim
 from splat_assets.compression.precision import Precision, _probes, measure_sensitivity
 from splat_assets.compression.quality import draw_views, psnr
+from splat_assets.compression.sog_bundle import bundle_bytes
 from splat_assets.compression.sog_reader import decode_members
-from splat_assets.compression.sog_writer import bundle_bytes
 from splat_assets.compression.targets import PRESET_DB, encode_as_wished
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.errors import Cancelled, UserError

@@ -52,7 +52,8 @@ def valid_files(folder: Path) -> dict[str, list[bytes]]:
 
 
 def _sog(degree: int) -> bytes:
-    from splat_assets.compression.sog_writer import SogOptions, bundle_bytes, encode_sog
+    from splat_assets.compression.sog_bundle import bundle_bytes
+    from splat_assets.compression.sog_writer import SogOptions, encode_sog
 
     return bundle_bytes(encode_sog(random_splat(COUNT, degree), SogOptions(palette_size=64)))
 

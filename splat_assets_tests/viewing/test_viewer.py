@@ -15,8 +15,9 @@ from PIL import Image
 
 from splat_assets.compression.precision import Precision
 from splat_assets.compression.quality import draw_views, psnr
+from splat_assets.compression.sog_bundle import write_bundle
 from splat_assets.compression.sog_reader import read_sog
-from splat_assets.compression.sog_writer import encode_sog, write_bundle
+from splat_assets.compression.sog_writer import encode_sog
 from splat_assets.compression.streamed import StreamOptions, write_streamed
 from splat_assets.compression.streamed_reader import read_streamed
 from splat_assets.errors import UserError
