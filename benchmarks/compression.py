@@ -195,19 +195,23 @@ def at_equal_psnr(scene: Scene, goal: float, ply: Path, scratch: Path) -> Row:
         aim = min(70.0, max(25.0, aim))
         row = run_ours(EQUAL, scene, ply, scratch, (f"target_db={aim:.2f}",))
         tried.append((aim, row))
-        if 0 <= row.psnr_db - goal <= EQUAL_DB:
-            break
         below = max(((a, r.psnr_db) for a, r in tried if r.psnr_db < goal), default=None)
         above = min(((a, r.psnr_db) for a, r in tried if r.psnr_db >= goal), default=None)
         if below and above:
             share = (goal + EQUAL_DB / 2 - below[1]) / (above[1] - below[1])
             aim = below[0] + min(0.95, max(0.05, share)) * (above[0] - below[0])
+            if _is_known(aim, tried):
+                aim = (below[0] + above[0]) / 2
         else:
             aim += goal + EQUAL_DB / 2 - row.psnr_db
-        while any(abs(aim - known) < EQUAL_STEP for known, _ in tried):
-            aim -= 7 * EQUAL_STEP  # dB do not rise evenly: a lower aim may do, too
+        while _is_known(aim, tried):
+            aim -= 5 * EQUAL_STEP  # dB do not rise evenly: a lower aim may do, too
     enough = [row for _, row in tried if row.psnr_db >= goal]
     return min(enough, key=lambda row: row.bytes or 0) if enough else tried[-1][1]
+
+
+def _is_known(aim: float, tried: Sequence[tuple[float, Row]]) -> bool:
+    return any(abs(aim - known) < EQUAL_STEP for known, _ in tried)
 
 
 def run_reference(scene: Scene, cli: Path, ply: Path, keep: Path, limit: float) -> Row:

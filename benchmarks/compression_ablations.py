@@ -21,9 +21,10 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.compression import Scene, open_scenes
-from splat_assets.compression import quantize, sog_writer, targets
+from splat_assets.compression import aim, precision, quantize, sog_writer
 from splat_assets.compression.quality import draw_views, psnr
 from splat_assets.compression.quantize import Codebook
+from splat_assets.compression.sh_metric import ShMetric
 from splat_assets.compression.sog_bundle import bundle_bytes
 from splat_assets.compression.sog_reader import decode_members
 from splat_assets.compression.targets import PRESET_DB, encode_as_wished
@@ -58,9 +59,9 @@ def table(scene: Scene, preset: str) -> list[str]:
 
     def row(offset: float = 0.0, **options: Any) -> tuple[int, float]:
         wishes = CompressOptions.model_validate({"preset": preset, **options})
-        # one round each: the rows are to differ in one step, not in how they were aimed
+        # one look each: the rows are to differ in one step, not in how they were aimed
         aims = {preset: PRESET_DB[preset] + offset}
-        with mock.patch.dict(PRESET_DB, aims), mock.patch.object(targets, "_LOOKED_AT", 0):
+        with mock.patch.dict(PRESET_DB, aims), mock.patch.object(aim, "_LOOKS", 1):
             found = encode_as_wished(
                 scene.gaussians, wishes, scene.cameras or None, silent(),
                 background=scene.background,
@@ -99,17 +100,13 @@ def unchanged() -> Iterator[None]:
 
 @contextmanager
 def truncating() -> Iterator[None]:
-    """The next lower level instead of the nearest one, for positions, rotations and opacities."""
+    """The next lower level instead of the nearest one, for positions and rotations."""
 
     def lower(values: np.ndarray) -> np.ndarray:
         return np.floor(values)
 
     numpy = SimpleNamespace(**{**vars(np), "rint": lower})
-    with (
-        nearest(),
-        mock.patch.object(quantize, "np", numpy),
-        mock.patch.object(sog_writer, "np", numpy),
-    ):
+    with nearest(), mock.patch.object(quantize, "np", numpy):
         yield
 
 
@@ -128,9 +125,9 @@ def as_trained() -> Iterator[None]:
 def lloyd_codebooks() -> Iterator[None]:
     """256 levels where they serve best, instead of even or exact ones."""
 
-    def fit(x: np.ndarray, weights: np.ndarray, step: float = 0.0) -> Codebook:
+    def fit(x: np.ndarray, weights: Callable[[], np.ndarray], step: float = 0.0) -> Codebook:
         flat = x.ravel().astype(np.float64)
-        w = np.broadcast_to(weights, x.shape).ravel()
+        w = np.broadcast_to(weights(), x.shape).ravel()
         counts, edges = np.histogram(flat, 4096, weights=w)
         filled = counts > 0
         centers = ((edges[1:] + edges[:-1]) / 2)[filled]
@@ -145,8 +142,8 @@ def fine_positions() -> Iterator[None]:
     """All 65536 levels."""
     whole = quantize.quantize_means
 
-    def fine(means: np.ndarray, *_: object) -> quantize.QuantizedMeans:
-        return whole(means)
+    def fine(logs: np.ndarray, *_: object) -> quantize.QuantizedMeans:
+        return whole(logs)
 
     with mock.patch.object(sog_writer, "quantize_means", fine):
         yield
@@ -165,9 +162,20 @@ def unweighted() -> Iterator[None]:
 
 
 @contextmanager
+def any_direction() -> Iterator[None]:
+    """SH vectors as far apart as their numbers are, wherever they were seen from."""
+
+    def plain(sensitivity: precision.Sensitivity) -> ShMetric:
+        return ShMetric.plain(sensitivity.sh_numbers // 3)
+
+    with mock.patch.object(precision.Sensitivity, "sh_metric", property(plain)):
+        yield
+
+
+@contextmanager
 def nearest() -> Iterator[None]:
     """Every number to the value nearest to it."""
-    with mock.patch.object(sog_writer.SogEncoder, "_choose", lambda *_: None):
+    with mock.patch.object(sog_writer.SogEncoder, "_choose", lambda *_, **__: None):
         yield
 
 
@@ -183,6 +191,7 @@ CHANGES: Sequence[tuple[str, dict[str, Any], Callable[[], AbstractContextManager
     ("palette of 1024 entries", {"palette_size": 1024}, unchanged),
     ("palette of 16384 entries", {"palette_size": 16384}, unchanged),
     ("palette blind to what errors cost", {}, unweighted),
+    ("palette blind to directions of view", {}, any_direction),
     ("no pruning", {"prune": False}, unchanged),
     ("no fine-tuning", {"finetune": False}, unchanged),
 )
