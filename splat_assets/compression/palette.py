@@ -202,9 +202,11 @@ class PaletteSearch:
                 return
             self._begin, lowest = larger, now
             # what the largest would cost if errors went on shrinking as they just did
-            doublings = math.log2(max(2.0, len(self._unique) / 2 / self._clusterings.sizes[larger]))
+            sizes = self._clusterings.sizes
+            left = math.log(max(2.0, len(self._unique) / 2 / sizes[larger]))
+            steps = left / math.log(sizes[larger] / sizes[larger - 1])
             error, before = found[larger].error, found[larger - 1].error
-            if error * (error / max(before, 1e-300)) ** doublings > ceiling:
+            if error * (error / max(before, 1e-300)) ** steps > ceiling:
                 return
 
     def _quantized(self, clustering: Clustering, price: float, *, trial: bool = False) -> Palette:
@@ -280,10 +282,11 @@ def _cost(palette: Palette, price: float) -> float:
 
 
 def _sizes(count: int, distinct: int, growth: float) -> list[int]:
-    """Candidates, each `growth` times the one before."""
+    """Candidates, each about `growth` times the one before."""
+    most = min(MAX_ENTRIES, 3 * distinct // 5, int(_TRIALS / min(distinct, _LEARNED)))
     sizes: list[int] = []
     size = _round_up(count / _FIRST)
-    while size <= min(MAX_ENTRIES, 3 * distinct // 5) and size * min(distinct, _LEARNED) <= _TRIALS:
+    while size <= most and size not in sizes:  # rounded, the largest would come again and again
         sizes.append(size)
         size = _round_up(growth * size)
     return sizes

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from splat_assets.compression.clusters import _nearest_by_cells, grow, lloyd, nearest
-from splat_assets.compression.palette import Palette, PaletteSearch
+from splat_assets.compression.palette import Palette, PaletteSearch, _sizes
 from splat_assets.compression.palette_images import PaletteArtist
 
 
@@ -92,6 +92,15 @@ def test_the_size_asked_for(size: int) -> None:
     assert palette is not None and 0.9 * size <= len(palette.codes) <= size
     few = _choose(points[:50], 1e-9, size=size)
     assert few is not None and len(few.codes) <= 50
+
+
+@pytest.mark.parametrize("growth", [2.0, 2**0.5])
+@pytest.mark.parametrize("count", [1, 100, 5000, 200_000, 10_000_000])
+def test_sizes_that_are_tried_grow_and_end(count: int, growth: float) -> None:
+    sizes = _sizes(count, count, growth)
+    assert sizes == sorted(set(sizes)) and all(size <= 65536 for size in sizes)
+    assert all(size <= 0.6 * count for size in sizes)
+    assert len(sizes) >= 2 or count < 5000
 
 
 def test_worth_decides_who_is_served() -> None:
