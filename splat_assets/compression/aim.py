@@ -33,7 +33,6 @@ _LEAST_STEP_DB, _LEAST_CHANGE_DB = 0.3, 0.02
 _TUNINGS = 3  # rounds of adjusting colours
 _LOOKS, _OFF_DB = 4, 0.7  # at what a preset will give; from its goal, more after each look
 _PARTS_DB = 4.4  # that parts are seen to fall short of what is foretold from few views of each
-_TUNED_DB = 1.15  # that adjusting colours brings
 _LOOKED_AT = 5_000_000  # Gaussians up to which a preset's result is looked at
 _CLOSE_SIZE = 0.02
 _FACTORS = (0.5, 20.0)
@@ -153,7 +152,7 @@ class Aim:
     def once(self) -> TargetedSog:
         """At the goal of a preset; aimed anew where a look at what comes out is clearly off."""
         # colours are adjusted once, at the end; what that brings is much the same everywhere
-        goal = self._goal - self._tuned_db
+        goal = self._goal - self._gain_db(QUICK)
         aim, reached = goal, None
         tried: list[tuple[float, float, Precision]] = []
         if self._judge.by_parts:
@@ -181,7 +180,7 @@ class Aim:
         tuned = self._finetuned(precision, _ROUNDS - 1)
         if tuned is not None:
             return self._result(tuned, aim, self._measured(tuned) if self._looks else None)
-        if self._tuned_db:  # it failed: the rest has to be finer
+        if self._gain_db(QUICK):  # it failed: the rest has to be finer
             self._cameras, self._factors_known = (), False
             self._sh_factor = self._rest_factor = 1.0
             return self.once()
@@ -190,9 +189,9 @@ class Aim:
 
     def fit_quality(self) -> TargetedSog:
         """The smallest found that has at least the goal, else the best."""
-        goal, gain = self._goal, self._tuned_db
+        goal, gain = self._goal, self._gain_db(THOROUGH)
         best: tuple[float, int, float, EncodedSog] | None = None
-        for index in range(_TUNINGS if self._tuned_db else 1):
+        for index in range(_TUNINGS if gain else 1):
             aim, precision, before = self._search(goal - gain)
             tuned = self._finetuned(precision, index, THOROUGH)
             encoded = tuned or self._encoder.encode(precision, self._span(index, 0.0, 0.5))
@@ -270,15 +269,16 @@ class Aim:
             assert smallest is not None
             self._notes(f"{most / 1e6:g} MB could not be reached; merge Gaussians first (convert)")
             best = smallest[1:]
-        tuned = self._finetuned(best[1].precision, _ROUNDS)
+        tuned = self._finetuned(best[1].precision, _ROUNDS, THOROUGH)
         most = max(most, len(bundle_bytes(best[1])))
         if tuned is not None and len(bundle_bytes(tuned)) <= most:
             return self._result(tuned, best[0])
         return self._result(best[1], best[0])
 
-    @property
-    def _tuned_db(self) -> float:
-        return _TUNED_DB if self._cameras and len(self._encoder.gaussians) <= MOST_TUNED else 0.0
+    def _gain_db(self, effort: Effort) -> float:
+        """What adjusting to the rest will bring."""
+        tuned = self._cameras and len(self._encoder.gaussians) <= MOST_TUNED
+        return effort.gain_db if tuned else 0.0
 
     def _encoded(self, aim: float, index: int) -> EncodedSog:
         """As it should have `aim` dB before colours are adjusted."""
@@ -319,18 +319,15 @@ class Aim:
         progress = self._span(index, 0.5, 1.0)
 
         def adjust() -> EncodedSog | None:
-            recolored = finetune(
-                self._encoder.preview(precision),
-                self._encoder.adapted(precision),
+            values = finetune(
+                self._encoder.draft(precision),
                 self._original,
                 self._cameras,
                 background=self._background,
                 effort=effort,
                 report=lambda fraction: progress.update(fraction, "Adjusting colours"),
             )
-            if recolored is None:
-                return None
-            return self._encoder.recolored(recolored).encode(precision)
+            return None if values is None else self._encoder.encode(precision, values=values)
 
         adjusted = first_that_works(
             "Adjusting colours",

@@ -136,9 +136,12 @@ def choose_looks(gaussians: Gaussians, cameras: Sequence[View] | None) -> tuple[
     weighed = [*known, *views_between(known, _BETWEEN)] if cameras else known
     wanted = int(np.clip(_CHECK_WORK // max(count, 1), _LEAST_CHECKS, _MOST_CHECKS))
     side = picture_side(_CHECK_SIDE, count)
-    checks = tuple(shrunk(view, side) for view in spread(known, wanted))
+    # half of them are views that nothing is adjusted in
+    between = spread(views_between(known, _BETWEEN, seed=1), wanted // 2)
+    checks = [*spread(known, wanted - len(between)), *between]
     taken = len(known) if cameras else None
-    return Looks((tuple(weighed),), cameras=taken), Looks((checks,))
+    looks = Looks((tuple(shrunk(view, side) for view in checks),))
+    return Looks((tuple(weighed),), cameras=taken), looks
 
 
 def weigh_errors(

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from splat_assets.compression.clusters import Clustering, Clusterings, nearest, weighted_means
-from splat_assets.compression.quantize import LEVELS, Codebook, fit_codebook
+from splat_assets.compression.quantize import LEVELS, Codebook, fit_codebook, typical_step
 from splat_assets.compression.sh_metric import ShMetric
 from splat_assets.progress import Progress, silent
 
@@ -52,6 +52,23 @@ class Palette:
     num_bytes: int  # about, of the pictures of both
     kind: str  # "shared", or "own" where nearly every Gaussian has its own
 
+    def decoded(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """[M, D] float32, the vectors of Gaussians."""
+        return self.book.decode(self.codes[self.labels[rows]])
+
+    @property
+    def levels(self) -> dict[int, np.ndarray]:
+        """By tier, the codes that are used, ascending."""
+        return {t: np.unique(self.codes[self.tier == t]) for t in np.unique(self.tier).tolist()}
+
+    @property
+    def steps(self) -> np.ndarray:
+        """[K] about how far apart the numbers of an entry can be."""
+        steps = np.zeros(len(self.codes))
+        for tier, levels in self.levels.items():
+            steps[self.tier == tier] = typical_step(self.book.values[levels])
+        return steps
+
 
 class PaletteSearch:
     """The palettes of one set of vectors, at any price of a bit; what is the same at every price is
@@ -78,6 +95,7 @@ class PaletteSearch:
             seed: of everything random; equal input gives an equal palette.
         """
         self._unique, self._inverse = _distinct(points + np.float32(0))  # no -0
+        self._worth = worth
         self._mass = np.bincount(self._inverse, worth, len(self._unique))
         self._size_of, self._size = size_of, size
         sizes = [min(size or 0, MAX_ENTRIES)]
@@ -129,6 +147,17 @@ class PaletteSearch:
             self._chosen[bit_price] = best
         worthless = self._size is None and self._nothing <= costs[best]
         return None if worthless else found[best]
+
+    def rounded(self, palette: Palette, entries: np.ndarray, bit_price: float) -> np.ndarray:
+        """`entries` [K, D] as `palette` can store them at this price of a bit."""
+        usage = np.bincount(palette.labels, self._worth, len(entries))
+        stored = np.empty(entries.shape, np.float32)
+        for tier, levels in palette.levels.items():
+            of_tier = palette.tier == tier
+            values = palette.book.values[levels]
+            chosen = self._rounded(entries[of_tier], values, usage[of_tier], bit_price)
+            stored[of_tier] = values[chosen]
+        return stored
 
     def _own(self, price: float) -> Palette:
         return replace(self._quantized(self._each, price), kind="own")

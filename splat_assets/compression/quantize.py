@@ -202,6 +202,16 @@ class Codebook:
     def decode(self, index: np.ndarray) -> np.ndarray:
         return self.values[index]
 
+    @property
+    def typical_step(self) -> float:
+        """Between neighbours in use."""
+        return typical_step(self.values[: self.count])
+
+
+def typical_step(values: np.ndarray) -> float:
+    """The median distance of neighbours among ascending `values`; 0 of a single one."""
+    return float(np.median(np.diff(values))) if len(values) > 1 else 0.0
+
 
 def fit_codebook(x: np.ndarray, weights: Callable[[], np.ndarray], step: float = 0.0) -> Codebook:
     """The best of three codebooks for the numbers `x`: their own values when 256 (or as many as

@@ -6,9 +6,8 @@ Nothing but standard SOG comes out; what makes the files smaller and closer than
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -18,27 +17,23 @@ import numpy as np
 
 from splat_assets import __version__
 from splat_assets.compression.fallback import Notes, first_that_works
+from splat_assets.compression.finetune import Draft
 from splat_assets.compression.palette import Palette, PaletteSearch
 from splat_assets.compression.palette_images import DrawnPalette, PaletteArtist
 from splat_assets.compression.paths import MOST as PATH_MOST
 from splat_assets.compression.paths import shorter_path
-from splat_assets.compression.plain import plain_codebook, plain_palette
+from splat_assets.compression.plain import plain_palette
 from splat_assets.compression.precision import Precision, Sensitivity
 from splat_assets.compression.quantize import (
-    Choose,
     Codebook,
     canonical_rotations,
-    dequantize_means,
-    fit_codebook,
-    pack_quats,
     quantize_means,
     signed_log,
-    unpack_quats,
 )
 from splat_assets.compression.sh_metric import ShMetric
 from splat_assets.compression.sog_bundle import META, EncodedSog
 from splat_assets.compression.sog_images import encode_image, image_size
-from splat_assets.compression.sog_reader import stored_logit
+from splat_assets.compression.sog_texels import Rounder, Texels
 from splat_assets.compression.sorting import Order, sort_gaussians
 from splat_assets.compression.views import importance
 from splat_assets.compute import available_threads
@@ -47,9 +42,6 @@ from splat_assets.gaussians.cleanup import CleanupReport, clean
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.progress import Progress, silent
 
-# scales beyond these (natural log) are invisible or infinite for any renderer
-_SCALE_RANGE = (-20.0, 20.0)
-_THRIFT = 1.2  # times the price of a bit, in rounding: measured
 _LEAST_IMPORTANCE = 1 / 16  # of the mean
 
 
@@ -94,10 +86,6 @@ def encode_sog(
         progress.warn(cleanup.describe())
     encoder = SogEncoder(kept, options, cleanup=cleanup, progress=progress, notes=notes)
     return encoder.encode(options.precision, progress.span(0.1, 1.0))
-
-
-# texels [N, 3 or 4] uint8 by file name, codebooks by property, and the box of positions
-_Rounded = tuple[dict[str, np.ndarray], dict[str, Codebook], np.ndarray, np.ndarray]
 
 
 class SogEncoder:
@@ -145,8 +133,6 @@ class SogEncoder:
             self.sorting = replace(self.sorting, permutation=permutation)
             self._positions = self._positions[path]
         self._gaussians = gaussians.select(self.sorting.permutation)
-        self._logs = logs.take(self.sorting.permutation, axis=0)
-        self._given_colors = self._gaussians.sh0[:, 0]  # before they make up for anything
         self._sensitivity = None
         if sensitivity is not None:
             self._sensitivity = sensitivity.select(self.sorting.permutation)
@@ -166,34 +152,51 @@ class SogEncoder:
         self._importance: Callable[[], np.ndarray] = (
             weights  # [N]; seldom needed, so not found before
         )
-        scales = np.clip(self._gaussians.scales, *_SCALE_RANGE)
-        turns = [("rotations are stored as they are", lambda: (self._gaussians.quats, scales))]
-        if options.canonical:
-            turns.insert(0, ("", lambda: canonical_rotations(self._gaussians.quats, scales)))
-        quats, self._scales = first_that_works("Reducing the rotations", turns, self._notes)
-        self._quats = quats.astype(np.float64)
+        self._rounder = Rounder(
+            ordered,
+            logs.take(self.sorting.permutation, axis=0),
+            canonical=options.canonical,
+            thrifty=options.thrifty,
+            sensitivity=self._sensitivity,
+            importance=self._importance,
+            notes=self._notes,
+        )
         self._artist = PaletteArtist(self._positions, self.sorting.order == "hilbert", self._notes)
-        self._adapts = True
         self._search: PaletteSearch | None = None
         self._palette: tuple[float, Palette | None] | None = None
-        self._rounded: tuple[Precision, _Rounded] | None = None
+        self._texels: tuple[Precision, Texels] | None = None
 
-    def encode(self, precision: Precision, progress: Progress | None = None) -> EncodedSog:
-        """The members of a SOG file. Raises `Cancelled` when asked to stop."""
+    def encode(
+        self,
+        precision: Precision,
+        progress: Progress | None = None,
+        *,
+        values: Mapping[str, np.ndarray] | None = None,
+    ) -> EncodedSog:
+        """The members of a SOG file. Raises `Cancelled` when asked to stop.
+
+        Args:
+            values: of the properties of `draft`, what they are to be instead.
+        """
         progress = progress or silent()
         kept, size = self._gaussians, image_size(len(self._gaussians))
         progress.update(0.0, "Quantising positions, rotations and colours")
         palette = self.palette(precision, progress.span(0.1, 0.7))
+        texels = self.texels(precision)
+        if values is not None:
+            texels = texels.with_values(values)
+            if palette is not None and "entries" in values:
+                palette = replace(palette, codes=palette.book.encode(values["entries"]))
         progress.update(0.7, "Encoding the pictures")
         drawn = None if palette is None else self._drawn(palette)
         order = np.arange(len(kept)) if drawn is None else drawn.order
-        pictures, shared, mins, maxs = self._pictures(precision)
-        books = dict(shared)
+        books = dict(texels.books)
         with ThreadPoolExecutor(available_threads()) as pool:
             encoded = pool.map(
-                lambda texels: encode_image(texels[order], size, self._notes), pictures.values()
+                lambda picture: encode_image(picture[order], size, self._notes),
+                texels.pictures.values(),
             )
-            files = dict(zip(pictures, encoded, strict=True))
+            files = dict(zip(texels.pictures, encoded, strict=True))
         meta: dict[str, Any] = {
             "version": 2,
             "asset": {"generator": f"splat-assets {__version__}"},
@@ -204,8 +207,8 @@ class SogEncoder:
         if self._options.extras:
             meta["extras"] = self._options.extras
         meta["means"] = {
-            "mins": mins.tolist(),
-            "maxs": maxs.tolist(),
+            "mins": texels.mins.tolist(),
+            "maxs": texels.maxs.tolist(),
             "files": ["means_l.webp", "means_u.webp"],
         }
         meta["scales"] = {"codebook": _numbers(books["scales"]), "files": ["scales.webp"]}
@@ -237,41 +240,49 @@ class SogEncoder:
     def preview(self, precision: Precision, rows: np.ndarray | slice = slice(None)) -> Gaussians:
         """What a decoder will make of the Gaussians at `rows` of this order, without pictures being
         encoded."""
-        palette = self.palette(precision)
-        texels, books, mins, maxs = self._pictures(precision)
-        low, high = texels["means_l.webp"][rows], texels["means_u.webp"][rows]
-        sh0, kept = texels["sh0.webp"][rows], self._gaussians.select(rows)
-        if palette is None:
-            shN = np.zeros_like(kept.shN)
-        else:
-            codes = palette.codes[palette.labels[rows]]
-            shN = palette.book.decode(codes).reshape(kept.shN.shape)
-        return replace(
-            kept,
-            means=dequantize_means(high.astype(np.uint16) << 8 | low, mins, maxs),
-            quats=unpack_quats(texels["quats.webp"][rows]),
-            scales=books["scales"].decode(texels["scales.webp"][rows]),
-            opacities=stored_logit(sh0[:, 3].astype(np.float64) / 255),
-            sh0=books["sh0"].decode(sh0[:, None, :3]),
-            shN=shN,
-        )
+        palette, kept = self.palette(precision), self._gaussians.select(rows)
+        shN = np.zeros_like(kept.shN)
+        if palette is not None:
+            shN = palette.decoded(rows).reshape(kept.shN.shape)
+        return replace(self.texels(precision).decoded(kept, rows), shN=shN)
 
     @property
     def gaussians(self) -> Gaussians:
         """In the order of `sorting`, as they are before anything is rounded."""
         return self._gaussians
 
-    def recolored(self, gaussians: Gaussians) -> SogEncoder:
-        """The same encoder for the same `gaussians` with other colours and opacities, which are
-        final."""
-        other = copy.copy(self)
-        other._gaussians, other._adapts, other._rounded = gaussians, False, None
-        return other
+    def draft(self, precision: Precision) -> Draft:
+        """What may still change of what would be encoded."""
+        texels, palette, search = self.texels(precision), self.palette(precision), self._search
+        gaussians = self.adapted(precision)
+        exact = {
+            "sh0": gaussians.sh0,
+            "opacities": gaussians.opacities,
+            "scales": self._rounder.scales,
+        }
+        steps: dict[str, np.ndarray | float] = {
+            "sh0": max(precision.sh0, texels.books["sh0"].typical_step),
+            "scales": max(precision.scales, texels.books["scales"].typical_step),
+            # of the logit, where it changes slowly
+            "opacities": 8 * precision.opacities / 255,
+        }
+        if palette is not None and search is not None:
+            exact["entries"] = palette.book.decode(palette.codes)
+            steps["entries"] = palette.steps
+
+        def rounded(name: str, values: np.ndarray) -> np.ndarray:
+            if name == "entries":
+                assert palette is not None and search is not None
+                return search.rounded(palette, values, precision.bit_price)
+            return self._rounder.rounded(texels, precision, name, values)
+
+        labels = palette.labels if palette is not None and "entries" in exact else None
+        return Draft(self.preview(precision), exact, steps, rounded, labels)
 
     def adapted(self, precision: Precision) -> Gaussians:
         """`gaussians` whose constant colours make up for what the palette does to the others."""
         kept = self._gaussians
-        if not self._adapts or self._sensitivity is None or not kept.sh_degree:
+        if self._sensitivity is None or not kept.sh_degree:
             return kept
         metric, palette = self._sensitivity.sh_metric, self.palette(precision)
         change = -metric.folded(kept.shN.reshape(len(kept), -1))
@@ -354,67 +365,12 @@ class SogEncoder:
         mean = precision.sh_worth or 1 / len(weights)
         return np.maximum(weights * len(weights), _LEAST_IMPORTANCE) * mean
 
-    def _pictures(self, precision: Precision) -> _Rounded:
+    def texels(self, precision: Precision) -> Texels:
         """What was asked for last is kept: it is looked at before it is encoded."""
-        if self._rounded is None or self._rounded[0] != precision:
-            self._rounded = precision, self._round(precision)
-        return self._rounded[1]
-
-    def _round(self, precision: Precision) -> _Rounded:
-        kept = self._gaussians
-        by_axis = [self._choose("means", precision, column=axis) for axis in range(3)]
-        means = quantize_means(self._logs, precision.means, [c for c in by_axis if c] or None)
-        books = {
-            "scales": self._codebook("scales", self._scales, precision.scales),
-            "sh0": self._codebook("colours", self._given_colors, precision.sh0),
-        }
-        colors = self.adapted(precision).sh0[:, 0]
-        if books["sh0"].kind != "exact" and not np.may_share_memory(colors, self._given_colors):
-            books["sh0"] = self._codebook("colours", colors, precision.sh0)
-        sh0 = np.empty((len(kept), 4), np.uint8)
-        as_colors = alone = None
-        if len(self.sorting.permutation) <= PATH_MOST:  # with more it takes long
-            as_colors = self._choose("sh0", precision, colors=True)
-            alone = self._choose("opacities", precision)
-        sh0[:, :3] = books["sh0"].encode(colors, as_colors)
-        sh0[:, 3] = _opacity_bytes(kept.opacities, precision.opacities, alone)
-        pictures = {
-            "means_l.webp": (means.values & 255).astype(np.uint8),
-            "means_u.webp": (means.values >> 8).astype(np.uint8),
-            "quats.webp": pack_quats(
-                self._quats, precision.quats, self._choose("quats", precision)
-            ),
-            "scales.webp": books["scales"].encode(self._scales, self._choose("scales", precision)),
-            "sh0.webp": sh0,
-        }
-        return pictures, books, means.mins, means.maxs
-
-    def _choose(
-        self, name: str, precision: Precision, *, colors: bool = False, column: int | None = None
-    ) -> Choose | None:
-        """How to round this property; None to the nearest."""
-        if not self._options.thrifty or self._sensitivity is None or precision.bit_price <= 0:
-            return None
-        worth, price = self._sensitivity.floored(name, precision), _THRIFT * precision.bit_price
-        if column is not None:
-            worth = worth[:, column]
-
-        def choose(x: np.ndarray, levels: np.ndarray, unit: float = 1.0) -> np.ndarray:
-            from splat_assets.compression.rounding import thrifty, thrifty_colors
-
-            return (thrifty_colors if colors else thrifty)(x, levels, worth * unit**2, price)
-
-        return choose
-
-    def _codebook(self, name: str, x: np.ndarray, step: float) -> Codebook:
-        return first_that_works(
-            f"Fitting the codebook of {name}",
-            (
-                ("", lambda: fit_codebook(x, lambda: self._importance()[:, None], step)),
-                ("it has even steps", lambda: plain_codebook(x)),
-            ),
-            self._notes,
-        )
+        if self._texels is None or self._texels[0] != precision:
+            colors = self.adapted(precision).sh0[:, 0]
+            self._texels = precision, self._rounder.texels(precision, colors)
+        return self._texels[1]
 
 
 def _numbers(book: Codebook) -> list[float]:
@@ -422,22 +378,10 @@ def _numbers(book: Codebook) -> list[float]:
     return [float(str(value)) for value in book.values]
 
 
-def _opacity_bytes(logits: np.ndarray, step: int, choose: Choose | None) -> np.ndarray:
-    """[N] multiples of `step` and 255; what is visible stays visible."""
-    opacities = 255 * _sigmoid(logits)
-    levels = np.append(np.arange(min(step, 255), 255, step), 255) if step > 1 else np.arange(256)
-    if choose is not None:
-        return levels[choose(opacities[:, None], levels, 1 / 255)[:, 0]]
-    return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, opacities)]
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -60, 60)))
-
-
 def _sorting_features(g: Gaussians) -> np.ndarray:
     """[N, 14] what PLAS sorts by: positions (log), scales, rotation, opacity and colour."""
     quats, scales = canonical_rotations(g.quats, g.scales)
     logs = np.sign(g.means) * np.log1p(np.abs(g.means))
-    parts = (logs, scales, quats, _sigmoid(g.opacities)[:, None], g.sh0[:, 0])
+    opacities = 1 / (1 + np.exp(-np.clip(g.opacities, -60, 60)))
+    parts = (logs, scales, quats, opacities[:, None], g.sh0[:, 0])
     return np.concatenate(parts, axis=1).astype(np.float32)

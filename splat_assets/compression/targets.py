@@ -8,6 +8,7 @@ from dataclasses import replace
 from splat_assets.compression.aim import Aim, TargetedSog
 from splat_assets.compression.judging import choose_looks
 from splat_assets.compression.sog_writer import SogOptions, encode_sog
+from splat_assets.compression.views import views_between
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.gaussians.cleanup import clean
 from splat_assets.gaussians.gaussians import Gaussians
@@ -18,6 +19,7 @@ from splat_assets.progress import Progress
 PRESET_DB = {"web": 40.0, "standard": 48.0, "archive": 58.0}
 # of palettes, where the smallest file of a quality is wanted and not one that is near it soon
 _FINE_GROWTH = 2**0.5
+_BETWEEN = 24  # views between those around a splat, that it is adjusted in, too
 
 __all__ = ["PRESET_DB", "TargetedSog", "encode_as_wished"]
 
@@ -53,9 +55,12 @@ def encode_as_wished(
     progress.update(0.0, "Measuring what each property is worth")
     weighed, checks = choose_looks(kept, views)
     tuned: Sequence[View] = ()
-    # what is gained without cameras is worth the time only where a quality was asked for by number
-    if options.finetune and weighed.part_of is None and (views or options.target_db is not None):
+    by_number = options.target_db is not None or options.max_mb is not None
+    # what is gained without cameras is worth the time only where something was asked for by number
+    if options.finetune and weighed.part_of is None and (views or by_number):
         tuned = weighed.views[0]
+        if not views:
+            tuned = [*tuned, *views_between(tuned, _BETWEEN)]
 
     def aim(pruned: bool) -> Aim:
         return Aim(kept, cleanup, base, weighed, checks, tuned, background, goal, pruned, progress)
