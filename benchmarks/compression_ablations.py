@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.compression import Scene, open_scenes
-from splat_assets.compression import aim, precision, quantize, sog_writer
+from splat_assets.compression import aim, precision, quantize, sog_texels, sog_writer
 from splat_assets.compression.quality import draw_views, psnr
 from splat_assets.compression.quantize import Codebook
 from splat_assets.compression.sh_metric import ShMetric
@@ -117,7 +117,7 @@ def as_trained() -> Iterator[None]:
     def same(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return quats / np.linalg.norm(quats, axis=1, keepdims=True), scales
 
-    with mock.patch.object(sog_writer, "canonical_rotations", same):
+    with mock.patch.object(sog_texels, "canonical_rotations", same):
         yield
 
 
@@ -133,7 +133,7 @@ def lloyd_codebooks() -> Iterator[None]:
         centers = ((edges[1:] + edges[:-1]) / 2)[filled]
         return Codebook(quantize._lloyd(centers, counts[filled]).astype(np.float32), "lloyd")
 
-    with mock.patch.object(sog_writer, "fit_codebook", fit):
+    with mock.patch.object(sog_texels, "fit_codebook", fit):
         yield
 
 
@@ -145,7 +145,7 @@ def fine_positions() -> Iterator[None]:
     def fine(logs: np.ndarray, *_: object) -> quantize.QuantizedMeans:
         return whole(logs)
 
-    with mock.patch.object(sog_writer, "quantize_means", fine):
+    with mock.patch.object(sog_texels, "quantize_means", fine):
         yield
 
 
@@ -175,7 +175,7 @@ def any_direction() -> Iterator[None]:
 @contextmanager
 def nearest() -> Iterator[None]:
     """Every number to the value nearest to it."""
-    with mock.patch.object(sog_writer.SogEncoder, "_choose", lambda *_, **__: None):
+    with mock.patch.object(sog_texels.Rounder, "_choose", lambda *_, **__: None):
         yield
 
 

@@ -16,6 +16,7 @@ from splat_assets.compression import (
     judging,
     palette_images,
     sog_images,
+    sog_texels,
     sog_writer,
     streamed,
 )
@@ -44,8 +45,8 @@ VIEWS = upright_views(count=4)
 STEPS = {
     "sorter": (sog_writer, "sort_gaussians", None),
     "importance": (sog_writer, "importance", "Weighing the Gaussians failed"),
-    "rotations": (sog_writer, "canonical_rotations", "Reducing the rotations failed"),
-    "codebooks": (sog_writer, "fit_codebook", "Fitting the codebook of scales failed"),
+    "rotations": (sog_texels, "canonical_rotations", "Reducing the rotations failed"),
+    "codebooks": (sog_texels, "fit_codebook", "Fitting the codebook of scales failed"),
     "palette": (sog_writer, "PaletteSearch", "The search for a palette"),
     "palette order": (palette_images.PaletteArtist, "draw", "Ordering the palette failed"),
     "webp": (sog_images, "webp_bytes", "Encoding a picture tightly failed"),

@@ -1,17 +1,23 @@
-"""Colours and opacities adjusted to what compression did to the rest."""
+"""What is not rounded yet adjusted to what is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from splat_assets.compression import aim
-from splat_assets.compression.finetune import finetune
+from splat_assets.compression.finetune import THOROUGH, Draft, finetune
+from splat_assets.compression.precision import measure_sensitivity
 from splat_assets.compression.quality import draw_views, psnr
 from splat_assets.compression.sog_bundle import bundle_bytes
+from splat_assets.compression.sog_reader import decode_members
+from splat_assets.compression.sog_writer import SogEncoder, SogOptions
 from splat_assets.compression.targets import encode_as_wished
+from splat_assets.compression.views import views_around
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.gaussians.cleanup import clean
 from splat_assets.gaussians.gaussians import Gaussians
@@ -32,15 +38,65 @@ def _quality(splat: Gaussians, original: Gaussians) -> float:
     return float(np.mean([psnr(a, b) for a, b in zip(*pictures, strict=True)]))
 
 
+def _on_grid(step: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda values: (np.rint(values / step) * step).astype(np.float32)
+
+
+def _draft(ball: Gaussians) -> Draft:
+    """Positions have become coarse, and all else is about to."""
+    grids = {"sh0": 0.2, "opacities": 0.5, "scales": 0.2, "entries": 0.05}
+    labels = np.arange(len(ball)) // 2
+    shN = ball.shN.reshape(len(ball), -1)
+    exact = {name: getattr(ball, name) for name in ("sh0", "opacities", "scales")}
+    exact["entries"] = (shN[::2] + shN[1::2]) / 2
+    stored = replace(ball, means=_on_grid(0.05)(ball.means))
+    return Draft(stored, exact, grids, lambda name, x: _on_grid(grids[name])(x), labels)
+
+
+def _with(draft: Draft, values: dict[str, np.ndarray]) -> Gaussians:
+    changed: dict[str, Any] = dict(values)
+    changed["shN"] = changed.pop("entries")[draft.labels].reshape(draft.stored.shN.shape)
+    return replace(draft.stored, **changed)
+
+
 def test_what_was_lost_comes_back_in_part(ball: Gaussians) -> None:
-    """Scales that became coarse are made up for, in views it was not done in as well."""
-    coarse = replace(ball, scales=(np.rint(ball.scales / 0.5) * 0.5).astype(np.float32))
-    better = finetune(coarse, coarse, ball, SEEN)
-    assert better is not None
-    np.testing.assert_array_equal(better.scales, coarse.scales)
-    assert _quality(better, ball) > _quality(coarse, ball) + 0.5
-    again = finetune(coarse, coarse, ball, SEEN)
-    assert again is not None and (again.sh0 == better.sh0).all()
+    """In views that it was not done in as well, with nothing but numbers that can be stored."""
+    draft = _draft(ball)
+    plain = {name: draft.rounded(name, values) for name, values in draft.exact.items()}
+    told: list[float] = []
+    better = finetune(draft, ball, SEEN, report=told.append)
+    assert better is not None and better.keys() == draft.exact.keys()
+    for name, values in better.items():
+        np.testing.assert_allclose(values, draft.rounded(name, values), atol=1e-6)
+    gained = _quality(_with(draft, better), ball) - _quality(_with(draft, plain), ball)
+    assert gained > 0.8
+    assert told == sorted(told) and told[-1] == 1.0
+    again = finetune(draft, ball, SEEN)
+    assert again is not None and all((again[name] == better[name]).all() for name in better)
+
+
+def test_rounding_part_by_part_beats_rounding_at_the_end(ball: Gaussians) -> None:
+    draft = _draft(ball)
+    found = [
+        finetune(draft, ball, SEEN, effort=effort)
+        for effort in (THOROUGH, replace(THOROUGH, rests=()))
+    ]
+    by_parts, at_once = (_quality(_with(draft, values), ball) for values in found if values)
+    assert by_parts > at_once + 0.3
+
+
+def test_what_was_found_is_what_a_decoder_reads(ball: Gaussians) -> None:
+    views = views_around(ball)
+    encoder = SogEncoder(ball, SogOptions(), sensitivity=measure_sensitivity(ball, views))
+    precision = measure_sensitivity(ball, views).precision(50)
+    draft = encoder.draft(precision)
+    values = finetune(draft, encoder.gaussians, views)
+    assert values is not None and "entries" in values
+    encoded = encoder.encode(precision, values=values)
+    wanted = _with(draft, values).select(encoded.order)
+    decoded = decode_members(encoded.files)
+    for name in ("means", "quats", "scales", "opacities", "sh0", "shN"):
+        np.testing.assert_array_equal(getattr(decoded, name), getattr(wanted, name))
 
 
 def test_not_without_cameras_nor_when_switched_off(ball: Gaussians) -> None:
@@ -49,7 +105,7 @@ def test_not_without_cameras_nor_when_switched_off(ball: Gaussians) -> None:
         return encode_as_wished(ball, options, views, silent()).finetuned  # type: ignore[arg-type]
 
     assert tuned(SEEN, True) and not tuned(SEEN, False) and not tuned(None, True)
-    assert finetune(ball, ball, ball, []) is None
+    assert finetune(_draft(ball), ball, []) is None
 
 
 def test_a_failure_leaves_the_splat_as_it_was(
