@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from splat_assets.compression.fallback import Notes, first_that_works
-from splat_assets.compression.finetune import MOST_TUNED, QUICK, THOROUGH, Effort, finetune
+from splat_assets.compression.finetune import MOST_TUNED, Effort, finetune
 from splat_assets.compression.judging import Judge, Looks, weigh_errors
 from splat_assets.compression.precision import Precision, Sensitivity
 from splat_assets.compression.pruning import Pruning
@@ -37,7 +37,7 @@ _LOOKED_AT = 5_000_000  # Gaussians up to which a preset's result is looked at
 _CLOSE_SIZE = 0.02
 _FACTORS = (0.5, 20.0)
 _OF_FINEST = 1.6  # times the error of the finest storage that the whole is allowed at least
-_MOST_PRUNED, _PRUNINGS = 0.3, 3  # of the error allowed, that pruning may leave; tries
+_MOST_PRUNED, _PRUNINGS = 0.35, 3  # of the error allowed, that pruning may leave; tries
 _HOPELESS = 20.0  # times as much: fewer would not help, what errors cost is known too badly
 _PRICES, _SAME_ERROR = 2, 0.1  # of a bit that are tried; difference of ln errors
 
@@ -68,9 +68,11 @@ class Aim:
         background: Sequence[float],
         goal: float,
         pruned: bool,
+        effort: Effort,
         progress: Progress,
     ) -> None:
         self._original, self._background, self._goal = kept, background, goal
+        self._effort = effort
         self._judge = Judge(kept, checks, background)
         self._progress, self._notes = progress, Notes(progress)
         self._cameras = cameras
@@ -134,8 +136,9 @@ class Aim:
 
     def _few_enough(self, kept: Gaussians, sensitivity: Sensitivity) -> np.ndarray:
         """[N] bool, those to keep: fewer are left out where that is seen to cost too much."""
-        allowed = _MOST_PRUNED * 10 ** (-self._goal / 10)
-        pruning, share = Pruning(kept, sensitivity, self._goal), 1.0
+        goal = self._goal - self._gain_db
+        allowed = _MOST_PRUNED * 10 ** (-goal / 10)
+        pruning, share = Pruning(kept, sensitivity, goal), 1.0
         for _ in range(_PRUNINGS):
             keep = pruning.keep(share)
             if keep.all() or not self._looks:
@@ -152,7 +155,7 @@ class Aim:
     def once(self) -> TargetedSog:
         """At the goal of a preset; aimed anew where a look at what comes out is clearly off."""
         # colours are adjusted once, at the end; what that brings is much the same everywhere
-        goal = self._goal - self._gain_db(QUICK)
+        goal = self._goal - self._gain_db
         aim, reached = goal, None
         tried: list[tuple[float, float, Precision]] = []
         if self._judge.by_parts:
@@ -180,7 +183,7 @@ class Aim:
         tuned = self._finetuned(precision, _ROUNDS - 1)
         if tuned is not None:
             return self._result(tuned, aim, self._measured(tuned) if self._looks else None)
-        if self._gain_db(QUICK):  # it failed: the rest has to be finer
+        if self._gain_db:  # it failed: the rest has to be finer
             self._cameras, self._factors_known = (), False
             self._sh_factor = self._rest_factor = 1.0
             return self.once()
@@ -189,11 +192,11 @@ class Aim:
 
     def fit_quality(self) -> TargetedSog:
         """The smallest found that has at least the goal, else the best."""
-        goal, gain = self._goal, self._gain_db(THOROUGH)
+        goal, gain = self._goal, self._gain_db
         best: tuple[float, int, float, EncodedSog] | None = None
         for index in range(_TUNINGS if gain else 1):
             aim, precision, before = self._search(goal - gain)
-            tuned = self._finetuned(precision, index, THOROUGH)
+            tuned = self._finetuned(precision, index)
             encoded = tuned or self._encoder.encode(precision, self._span(index, 0.0, 0.5))
             if not self._looks:
                 return self._result(encoded, aim)
@@ -269,16 +272,17 @@ class Aim:
             assert smallest is not None
             self._notes(f"{most / 1e6:g} MB could not be reached; merge Gaussians first (convert)")
             best = smallest[1:]
-        tuned = self._finetuned(best[1].precision, _ROUNDS, THOROUGH)
+        tuned = self._finetuned(best[1].precision, _ROUNDS)
         most = max(most, len(bundle_bytes(best[1])))
         if tuned is not None and len(bundle_bytes(tuned)) <= most:
             return self._result(tuned, best[0])
         return self._result(best[1], best[0])
 
-    def _gain_db(self, effort: Effort) -> float:
+    @property
+    def _gain_db(self) -> float:
         """What adjusting to the rest will bring."""
-        tuned = self._cameras and len(self._encoder.gaussians) <= MOST_TUNED
-        return effort.gain_db if tuned else 0.0
+        tuned = self._cameras and len(self._original) <= MOST_TUNED
+        return self._effort.gain_db if tuned else 0.0
 
     def _encoded(self, aim: float, index: int) -> EncodedSog:
         """As it should have `aim` dB before colours are adjusted."""
@@ -310,10 +314,8 @@ class Aim:
         share = 0.8 / (_ROUNDS + 1)
         return self._progress.span(0.2 + share * (index + first), 0.2 + share * (index + last))
 
-    def _finetuned(
-        self, precision: Precision, index: int, effort: Effort = QUICK
-    ) -> EncodedSog | None:
-        """With colours and opacities adjusted to the rest, where there are cameras to judge by."""
+    def _finetuned(self, precision: Precision, index: int) -> EncodedSog | None:
+        """Adjusted while it is rounded, where there are cameras to judge by."""
         if not self._cameras:
             return None
         progress = self._span(index, 0.5, 1.0)
@@ -324,7 +326,7 @@ class Aim:
                 self._original,
                 self._cameras,
                 background=self._background,
-                effort=effort,
+                effort=self._effort,
                 report=lambda fraction: progress.update(fraction, "Adjusting colours"),
             )
             return None if values is None else self._encoder.encode(precision, values=values)

@@ -14,7 +14,7 @@ from splat_assets.compression.precision import Sensitivity
 from splat_assets.gaussians.gaussians import Gaussians
 
 _BITS = 80.0  # of a Gaussian, about
-_MOST = 0.1  # of the error allowed, that leaving out may take
+_MOST = 0.15  # of the error allowed, that leaving out may take
 _TOGETHER = 4.0  # what is left out adds up in the same direction
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from splat_assets.compression.aim import Aim, TargetedSog
+from splat_assets.compression.finetune import QUICK, THOROUGH
 from splat_assets.compression.judging import choose_looks
 from splat_assets.compression.sog_writer import SogOptions, encode_sog
 from splat_assets.compression.views import views_between
@@ -55,15 +56,27 @@ def encode_as_wished(
     progress.update(0.0, "Measuring what each property is worth")
     weighed, checks = choose_looks(kept, views)
     tuned: Sequence[View] = ()
+    # time is spent only where something was asked for by number
     by_number = options.target_db is not None or options.max_mb is not None
-    # what is gained without cameras is worth the time only where something was asked for by number
     if options.finetune and weighed.part_of is None and (views or by_number):
         tuned = weighed.views[0]
         if not views:
             tuned = [*tuned, *views_between(tuned, _BETWEEN)]
 
     def aim(pruned: bool) -> Aim:
-        return Aim(kept, cleanup, base, weighed, checks, tuned, background, goal, pruned, progress)
+        return Aim(
+            kept,
+            cleanup,
+            base,
+            weighed,
+            checks,
+            tuned,
+            background,
+            goal,
+            pruned,
+            THOROUGH if by_number else QUICK,
+            progress,
+        )
 
     if options.max_mb is not None:
         return aim(options.prune).fit_size(options.max_mb * 1e6)
