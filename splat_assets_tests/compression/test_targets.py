@@ -67,7 +67,7 @@ def test_a_size_by_number_is_met_with_the_quality_that_fits(ball: Gaussians) -> 
     assert less <= 0.8 * size and less_db < reached and notes == ()
     assert less > 0.6 * size  # nothing is given away
     same = _encode(ball, preset="archive", max_mb=1.0)
-    assert same[1] == size
+    assert same[1] <= size  # what fits is not made larger
     _, _, notes = _encode(ball, max_mb=0.001)
     assert "0.001 MB could not be reached" in notes[0]
 
