@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,15 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.compression import Scene, open_scenes
-from splat_assets.compression import aim, precision, quantize, sog_texels, sog_writer
+from splat_assets.compression import (
+    aim,
+    finetune,
+    precision,
+    quantize,
+    sog_texels,
+    sog_writer,
+    targets,
+)
 from splat_assets.compression.quality import draw_views, psnr
 from splat_assets.compression.quantize import Codebook
 from splat_assets.compression.sh_metric import ShMetric
@@ -84,7 +93,7 @@ def table(scene: Scene, preset: str) -> list[str]:
     for name, options, changed in CHANGES:
         if name.startswith("palette") and not scene.gaussians.sh_degree:
             continue
-        if "finetune" in options and not scene.cameras:
+        if "fine-tuning" in name and not scene.cameras:
             continue
         with changed():
             size, quality = row(**options)
@@ -179,6 +188,18 @@ def nearest() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def colours_only() -> Iterator[None]:
+    with mock.patch.dict(finetune._RATES, {"scales": 0.0, "entries": 0.0}):
+        yield
+
+
+@contextmanager
+def at_the_end() -> Iterator[None]:
+    with mock.patch.object(targets, "QUICK", replace(finetune.QUICK, rests=())):
+        yield
+
+
 CHANGES: Sequence[tuple[str, dict[str, Any], Callable[[], AbstractContextManager[None]]]] = (
     ("truncation instead of rounding", {}, truncating),
     ("rounding to the nearest", {}, nearest),
@@ -194,6 +215,8 @@ CHANGES: Sequence[tuple[str, dict[str, Any], Callable[[], AbstractContextManager
     ("palette blind to directions of view", {}, any_direction),
     ("no pruning", {"prune": False}, unchanged),
     ("no fine-tuning", {"finetune": False}, unchanged),
+    ("fine-tuning of colours and opacities only", {}, colours_only),
+    ("rounding at the end of fine-tuning, not part by part", {}, at_the_end),
 )
 
 

@@ -30,7 +30,7 @@ _DB_RANGE = (20.0, 75.0)
 _ROUNDS = 6
 _CLOSE_DB = 0.15
 _LEAST_STEP_DB, _LEAST_CHANGE_DB = 0.3, 0.02
-_TUNINGS = 3  # rounds of adjusting colours
+_TUNINGS = 3  # rounds of fine-tuning
 _LOOKS, _OFF_DB = 4, 0.7  # at what a preset will give; from its goal, more after each look
 _PARTS_DB = 4.4  # that parts are seen to fall short of what is foretold from few views of each
 _LOOKED_AT = 5_000_000  # Gaussians up to which a preset's result is looked at
@@ -49,7 +49,7 @@ class TargetedSog:
     encoded: EncodedSog
     aimed_db: float  # what the precision was chosen for
     notes: tuple[str, ...]  # what could not be done as asked, and what was done instead
-    finetuned: bool = False  # colours and opacities adjusted to what was done to the rest
+    finetuned: bool = False  # what was rounded last made up for the rest
     pruned: int = 0  # Gaussians left out for their small contribution
     measured_db: float | None = None  # of the decoded file, where it was looked at
 
@@ -154,7 +154,7 @@ class Aim:
 
     def once(self) -> TargetedSog:
         """At the goal of a preset; aimed anew where a look at what comes out is clearly off."""
-        # colours are adjusted once, at the end; what that brings is much the same everywhere
+        # fine-tuned once, at the end; what that brings is much the same everywhere
         goal = self._goal - self._gain_db
         aim, reached = goal, None
         tried: list[tuple[float, float, Precision]] = []
@@ -218,7 +218,7 @@ class Aim:
 
     def _search(self, goal: float) -> tuple[float, Precision, float | None]:
         """What was aimed at, and the coarsest storage seen to have `goal` dB, else the best, and
-        its dB; before colours are adjusted. What was looked at before is remembered."""
+        its dB; before fine-tuning. What was looked at before is remembered."""
         if not self._tried:
             precision = self._storage(goal)
             reached = self._foreseen(precision) if self._looks else None
@@ -280,12 +280,12 @@ class Aim:
 
     @property
     def _gain_db(self) -> float:
-        """What adjusting to the rest will bring."""
+        """What fine-tuning will bring."""
         tuned = self._cameras and len(self._original) <= MOST_TUNED
         return self._effort.gain_db if tuned else 0.0
 
     def _encoded(self, aim: float, index: int) -> EncodedSog:
-        """As it should have `aim` dB before colours are adjusted."""
+        """As it should have `aim` dB before fine-tuning."""
         return self._encoder.encode(self._storage(aim), self._span(index, 0.0, 0.5))
 
     def _at_other_aim(
@@ -315,7 +315,7 @@ class Aim:
         return self._progress.span(0.2 + share * (index + first), 0.2 + share * (index + last))
 
     def _finetuned(self, precision: Precision, index: int) -> EncodedSog | None:
-        """Adjusted while it is rounded, where there are cameras to judge by."""
+        """Fine-tuned while it is rounded, where there are cameras to judge by."""
         if not self._cameras:
             return None
         progress = self._span(index, 0.5, 1.0)
@@ -327,13 +327,13 @@ class Aim:
                 self._cameras,
                 background=self._background,
                 effort=self._effort,
-                report=lambda fraction: progress.update(fraction, "Adjusting colours"),
+                report=lambda fraction: progress.update(fraction, "Fine-tuning"),
             )
             return None if values is None else self._encoder.encode(precision, values=values)
 
         adjusted = first_that_works(
-            "Adjusting colours",
-            (("", adjust), ("they are as they were", lambda: None)),
+            "Fine-tuning",
+            (("", adjust), ("all is rounded as it was", lambda: None)),
             self._notes,
         )
         self._finetuned_any |= adjusted is not None

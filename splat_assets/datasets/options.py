@@ -185,8 +185,8 @@ class CompressOptions(StageOptions):
     )
     finetune: bool = Field(
         True,
-        description="adjust colours and opacities to what was rounded and left out, with "
-        "cameras or a target_db",
+        description="adjust colours, opacities, scales and palette while they are rounded, with "
+        "cameras, a target_db or max_mb",
     )
     formats: tuple[Literal["sog", "ply"], ...] = Field(
         ("sog",), description="files written beside scene.sog"

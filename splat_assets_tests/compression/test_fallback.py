@@ -52,7 +52,7 @@ STEPS = {
     "webp": (sog_images, "webp_bytes", "Encoding a picture tightly failed"),
     "sensitivity": (aim, "weigh_errors", "Measuring what errors cost failed"),
     "pruning": (aim, "Pruning", "Pruning failed"),
-    "finetuning": (aim, "finetune", "Adjusting colours failed"),
+    "finetuning": (aim, "finetune", "Fine-tuning failed"),
     "precision": (aim.Aim, "_precision", "Choosing the precision failed"),
     "look": (judging.Judge, "draw", "Looking at the result failed"),
 }
