@@ -20,6 +20,10 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import lower_builtin, models, register_model
 
+from splat_assets.numba_start import load_numba
+
+load_numba()
+
 # typed, numba's decorator would show the signature of the code generator instead of the function's
 intrinsic: Any = _intrinsic
 
