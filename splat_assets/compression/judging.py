@@ -215,13 +215,14 @@ def _looks_at_parts(gaussians: Gaussians) -> tuple[Looks, Looks]:
 
 def _cut(means: np.ndarray) -> list[np.ndarray]:
     """Indices of neighbouring points [N, 3], at most `_PART` a part: halves of halves."""
-    parts, pending = [], [np.arange(len(means))]
+    parts: list[np.ndarray] = []
+    pending = [np.arange(len(means))]
     while pending:
         index = pending.pop()
         if len(index) <= _PART:
             parts.append(np.sort(index))
             continue
-        places = means[index]
+        places = means.take(index, axis=0)
         sample = places[:: -(-len(places) // _FRAMED)]
         low, high = np.quantile(sample, (0.02, 0.98), axis=0)
         half = len(index) // 2

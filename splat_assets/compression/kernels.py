@@ -7,6 +7,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from splat_assets.numba_start import load_numba
+
+load_numba()
+_AT_ONCE = 256  # points, whose coordinates fit into the nearest cache
+
 
 @njit(cache=True, nogil=True)
 def nearest_of_group(
@@ -15,7 +20,7 @@ def nearest_of_group(
     """Each rotation times the member of the group that makes its w largest, and scales to match.
 
     Args:
-        quats: [N, 4] float64 w, x, y, z, of any length > 0.
+        quats: [N, 4] w, x, y, z, of any length > 0.
         scales: [N, 3].
         group: [G, 4] quaternions, the first of them the identity.
         source: [G, 3] the axis that each axis takes.
@@ -23,9 +28,10 @@ def nearest_of_group(
 
     Returns quaternions [N, 4] float64 with w >= 0, and scales [N, 3].
     """
-    turned, axes = np.empty_like(quats), np.empty_like(scales)
+    turned, axes = np.empty(quats.shape), np.empty_like(scales)
     for i in range(len(quats)):
-        w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
+        w, x = np.float64(quats[i, 0]), np.float64(quats[i, 1])
+        y, z = np.float64(quats[i, 2]), np.float64(quats[i, 3])
         length = np.sqrt(w * w + x * x + y * y + z * z)
         w, x, y, z = w / length, x / length, y / length, z / length
         best, chosen = abs(w) + tie, 0
@@ -52,33 +58,52 @@ def along_hilbert(positions: np.ndarray, bits: int) -> np.ndarray:
     Skilling, "Programming the Hilbert curve" (AIP Conf. Proc. 707, 2004).
     """
     keys = np.empty(len(positions), np.uint64)
-    x = np.empty(3, np.int64)
-    for i in range(len(positions)):
-        for axis in range(3):
-            x[axis] = positions[i, axis]
+    x, y, z = np.empty((3, _AT_ONCE), np.int32)
+    for first in range(0, len(positions), _AT_ONCE):
+        count = min(_AT_ONCE, len(positions) - first)
+        for i in range(count):
+            x[i], y[i], z[i] = positions[first + i]
         # from the highest bit down, undo what the curve turned and mirrored above it
         for level in range(bits - 1, 0, -1):
-            below = (1 << level) - 1
-            for axis in range(3):
-                if x[axis] >> level & 1:
-                    x[0] ^= below
-                else:
-                    swapped = (x[0] ^ x[axis]) & below
-                    x[0] ^= swapped
-                    x[axis] ^= swapped
-        # Gray decoding across the axes
-        x[1] ^= x[0]
-        x[2] ^= x[1]
-        flip = 0
-        for level in range(bits - 1, 0, -1):
-            if x[2] >> level & 1:
-                flip ^= (1 << level) - 1
-        key = 0
-        for level in range(bits - 1, -1, -1):
-            for axis in range(3):
-                key = key << 1 | (x[axis] ^ flip) >> level & 1
-        keys[i] = key
+            below = np.int32((1 << level) - 1)
+            for i in range(count):
+                x[i] ^= below & -(x[i] >> level & 1)
+            _turn(x, y, level, below, count)
+            _turn(x, z, level, below, count)
+        for i in range(count):
+            # Gray decoding across the axes
+            y[i] ^= x[i]
+            z[i] ^= y[i]
+            flip = z[i] >> 1
+            for shift in (1, 2, 4, 8, 16):
+                flip ^= flip >> shift
+            keys[first + i] = (
+                _spread(x[i] ^ flip) << np.uint64(2)
+                | _spread(y[i] ^ flip) << np.uint64(1)
+                | _spread(z[i] ^ flip)
+            )
     return keys
+
+
+@njit(cache=True, nogil=True)
+def _turn(x: np.ndarray, other: np.ndarray, level: int, below: np.int32, count: int) -> None:
+    """One level of two axes: mirrored where the other's bit is set, else swapped."""
+    for i in range(count):
+        mirrored = -(other[i] >> level & 1)
+        swapped = (x[i] ^ other[i]) & below & ~mirrored
+        x[i] ^= swapped | below & mirrored
+        other[i] ^= swapped
+
+
+@njit(cache=True, nogil=True)
+def _spread(number: np.int32) -> np.uint64:
+    """A number below 2**21 with two zero bits after each of its bits."""
+    bits = np.uint64(number)
+    bits = (bits | bits << np.uint64(32)) & np.uint64(0x1F00000000FFFF)
+    bits = (bits | bits << np.uint64(16)) & np.uint64(0x1F0000FF0000FF)
+    bits = (bits | bits << np.uint64(8)) & np.uint64(0x100F00F00F00F00F)
+    bits = (bits | bits << np.uint64(4)) & np.uint64(0x10C30C30C30C30C3)
+    return (bits | bits << np.uint64(2)) & np.uint64(0x1249249249249249)
 
 
 @njit(cache=True, nogil=True)

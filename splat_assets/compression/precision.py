@@ -247,7 +247,8 @@ def measure_sensitivity(
             }
             for name, gradient in gradients.items():
                 add_squares(worth[name], gradient, largest, small)
-            seen += np.einsum("nc,nc->n", gradients["sh0"], gradients["sh0"], dtype=np.float64)
+            if gaussians.sh_degree:
+                seen += np.einsum("nc,nc->n", gradients["sh0"], gradients["sh0"], dtype=np.float64)
             pixels += image.size
         if gaussians.sh_degree:
             camera = camera_position(viewmat)

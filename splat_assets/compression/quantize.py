@@ -34,8 +34,9 @@ class Choose(Protocol):
 
 def signed_log(x: np.ndarray) -> np.ndarray:
     """sign(x) ln(1 + |x|), the domain in which SOG stores positions; float64."""
-    x = x.astype(np.float64)
-    return np.sign(x) * np.log1p(np.abs(x))
+    logs = np.abs(x, dtype=np.float64)
+    np.log1p(logs, out=logs)
+    return np.copysign(logs, x, out=logs)
 
 
 def signed_exp(n: np.ndarray) -> np.ndarray:
@@ -127,7 +128,7 @@ def canonical_rotations(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarr
 
     group, source = _octahedral_group()
     # near ties stay as they are, so that the rounding of a decoded file does not turn them over
-    return nearest_of_group(quats.astype(np.float64), scales, group, source, _TIE)
+    return nearest_of_group(quats, scales, group, source, _TIE)
 
 
 def pack_quats(quats: np.ndarray, step: int = 1, choose: Choose | None = None) -> np.ndarray:
@@ -135,13 +136,17 @@ def pack_quats(quats: np.ndarray, step: int = 1, choose: Choose | None = None) -
     index in (w, x, y, z). With a `step` above 1 only every so many-th byte is used."""
     largest, small = smallest_three(quats)
     out = np.empty((len(quats), 4), np.uint8)
-    places = small * np.sqrt(0.5) * 255 - 0.5
+    places = small
+    places *= np.sqrt(0.5)  # in this order and in place: `small` is not used again
+    places *= 255
+    places -= 0.5
     if choose is None:
         codes = step * np.rint(places / step)
+        out[:, :3] = np.clip(128 + codes, 0, 255)
     else:
         levels = step * np.arange(-(128 // step), 127 // step + 1)
-        codes = levels[choose(places, levels, QUAT_STEP)]
-    out[:, :3] = np.clip(128 + codes, 0, 255)
+        codes = np.clip(128 + levels, 0, 255).astype(np.uint8)
+        out[:, :3] = codes[choose(places, levels, QUAT_STEP)]
     out[:, 3] = 252 + largest
     return out
 
@@ -238,12 +243,16 @@ def fit_codebook(x: np.ndarray, weights: Callable[[], np.ndarray], step: float =
             return even
     uniform = np.linspace(low, high, LEVELS)
     decimals = int(np.ceil(-np.log10(span / LEVELS / 10)))
-    w = np.broadcast_to(weights(), x.shape).ravel().astype(np.float64)
+    w = np.broadcast_to(weights(), x.shape).astype(np.float64, order="C").ravel()
     if not w.any():
         w = np.ones_like(w)
     # both are judged, and the second is found, on a fine histogram: its cost is one pass
-    counts, edges = np.histogram(flat, _HISTOGRAM_BINS, weights=w)
-    sums, _ = np.histogram(flat, edges, weights=w * flat)
+    places = np.subtract(flat, low, dtype=np.float64)
+    places *= _HISTOGRAM_BINS / span
+    bins = np.minimum(places, _HISTOGRAM_BINS - 1, out=places).astype(np.intp)
+    counts = np.bincount(bins, w, _HISTOGRAM_BINS)
+    w *= flat
+    sums = np.bincount(bins, w, _HISTOGRAM_BINS)
     filled = counts > 0
     counts, centers = counts[filled], sums[filled] / counts[filled]
     candidates = [

@@ -46,7 +46,9 @@ def clean(gaussians: Gaussians, *, drop_invisible: bool = False) -> tuple[Gaussi
     Args:
         drop_invisible: also drop those that never reach 1/255, the rasterisers' threshold.
     """
-    opacities = np.where(np.isposinf(gaussians.opacities), np.float32(20.0), gaussians.opacities)
+    opacities = gaussians.opacities
+    if np.isposinf(opacities).any():
+        opacities = np.where(np.isposinf(opacities), np.float32(20.0), opacities)
     arrays = (
         gaussians.means,
         gaussians.quats,
@@ -62,8 +64,11 @@ def clean(gaussians: Gaussians, *, drop_invisible: bool = False) -> tuple[Gaussi
         if not is_finite.all():  # seldom; by row it takes much longer
             finite &= is_finite.reshape(n, -1).all(axis=1)
     # float64: the square of a tiny but valid quaternion underflows in float32
-    lengths = np.linalg.norm(gaussians.quats.astype(np.float64), axis=1)
-    turned = np.nan_to_num(lengths) > 0
+    squares = np.zeros(n)
+    for column in gaussians.quats.T:
+        squares += np.square(column, dtype=np.float64)
+    lengths = np.sqrt(squares)
+    turned = lengths > 0
     visible = opacities >= _MIN_LOGIT if drop_invisible else np.ones(n, dtype=bool)
     report = CleanupReport(
         total=n,
@@ -72,6 +77,9 @@ def clean(gaussians: Gaussians, *, drop_invisible: bool = False) -> tuple[Gaussi
         invisible=int((finite & turned & ~visible).sum()),
     )
     keep = finite & turned & visible
-    quats = gaussians.quats[keep] / lengths[keep, None]
-    kept = replace(gaussians, opacities=opacities).select(keep)
-    return replace(kept, quats=quats.astype(np.float32)), report
+    kept = replace(gaussians, opacities=opacities)
+    if not keep.all():
+        kept, lengths = kept.select(keep), lengths[keep]
+    quats = np.empty_like(kept.quats)  # without all of them in float64 in between
+    np.divide(kept.quats, lengths[:, None], out=quats, casting="same_kind")
+    return replace(kept, quats=quats), report

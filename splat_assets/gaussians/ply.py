@@ -29,6 +29,7 @@ _REQUIRED = (
 )  # fmt: skip
 _MAX_HEADER = 64 * 1024
 _ROWS_AT_ONCE = 1 << 18
+_ROWS_IN_CACHE = 1 << 12
 
 
 def read_ply(path: Path | str) -> Gaussians:
@@ -262,20 +263,28 @@ def _read_ascii(path: Path, header: _Header) -> np.ndarray:
 
 def _to_gaussians(table: np.ndarray, rest: int, mode: frozenset[str]) -> Gaussians:
     n = len(table)
-
-    def columns(*names: str) -> np.ndarray:
-        out = np.empty((n, len(names)), np.float32)
-        for i, name in enumerate(names):
-            out[:, i] = table[name]
-        return out
-
-    higher = columns(*(f"f_rest_{i}" for i in range(3 * rest))).reshape(n, 3, rest)
+    wanted = {
+        "means": ("x", "y", "z"),
+        "quats": ("rot_0", "rot_1", "rot_2", "rot_3"),
+        "scales": ("scale_0", "scale_1", "scale_2"),
+        "opacities": ("opacity",),
+        "sh0": ("f_dc_0", "f_dc_1", "f_dc_2"),
+        # by coefficient; the file has them by channel
+        "shN": tuple(f"f_rest_{c * rest + k}" for k in range(rest) for c in range(3)),
+    }
+    parts = {name: np.empty((n, len(fields)), np.float32) for name, fields in wanted.items()}
+    for start in range(0, n, _ROWS_IN_CACHE):  # each row is fetched once and not for every column
+        block = slice(start, start + _ROWS_IN_CACHE)
+        rows = table[block]
+        for name, fields in wanted.items():
+            for i, field in enumerate(fields):
+                parts[name][block, i] = rows[field]
     return Gaussians(
-        means=columns("x", "y", "z"),
-        quats=columns("rot_0", "rot_1", "rot_2", "rot_3"),
-        scales=columns("scale_0", "scale_1", "scale_2"),
-        opacities=columns("opacity")[:, 0],
-        sh0=columns("f_dc_0", "f_dc_1", "f_dc_2")[:, None, :],
-        shN=np.ascontiguousarray(higher.transpose(0, 2, 1)),
+        means=parts["means"],
+        quats=parts["quats"],
+        scales=parts["scales"],
+        opacities=parts["opacities"][:, 0],
+        sh0=parts["sh0"][:, None, :],
+        shN=parts["shN"].reshape(n, rest, 3),
         **dict.fromkeys(mode, True),
     )
