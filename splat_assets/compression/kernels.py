@@ -1,6 +1,9 @@
 """What is asked of every Gaussian and takes long on whole arrays, compiled: the smallest of 24
 equivalent rotations and how it is stored, nearest levels, the place along a Hilbert curve, and the
-squares of gradients."""
+squares of gradients.
+
+Large results are written into arrays of numpy's, which come in large pages; numba's do not.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,14 @@ _AT_ONCE = 256  # points, whose coordinates fit into the nearest cache
 
 @njit(cache=True, nogil=True)
 def nearest_of_group(
-    quats: np.ndarray, scales: np.ndarray, group: np.ndarray, source: np.ndarray, tie: float
-) -> tuple[np.ndarray, np.ndarray]:
+    quats: np.ndarray,
+    scales: np.ndarray,
+    group: np.ndarray,
+    source: np.ndarray,
+    tie: float,
+    turned: np.ndarray,
+    axes: np.ndarray,
+) -> None:
     """Each rotation times the member of the group that makes its w largest, and scales to match.
 
     Args:
@@ -25,10 +34,9 @@ def nearest_of_group(
         group: [G, 4] quaternions, the first of them the identity.
         source: [G, 3] the axis that each axis takes.
         tie: by how much another has to be better than the identity.
-
-    Returns quaternions [N, 4] float64 with w >= 0, and scales [N, 3].
+        turned: takes the quaternions [N, 4], with w >= 0.
+        axes: takes the scales [N, 3].
     """
-    turned, axes = np.empty(quats.shape), np.empty_like(scales)
     for i in range(len(quats)):
         w, x = np.float64(quats[i, 0]), np.float64(quats[i, 1])
         y, z = np.float64(quats[i, 2]), np.float64(quats[i, 3])
@@ -48,16 +56,14 @@ def nearest_of_group(
         turned[i, 3] = sign * (w * d + x * c - y * b + z * a)
         for axis in range(3):
             axes[i, axis] = scales[i, source[chosen, axis]]
-    return turned, axes
 
 
 @njit(cache=True, nogil=True)
-def along_hilbert(positions: np.ndarray, bits: int) -> np.ndarray:
-    """[N] uint64: the index along a 3-D Hilbert curve of coordinates [N, 3] below 2**bits.
+def along_hilbert(positions: np.ndarray, bits: int, keys: np.ndarray) -> None:
+    """`keys` [N] uint64: the index along a 3-D Hilbert curve of coordinates [N, 3] below 2**bits.
 
     Skilling, "Programming the Hilbert curve" (AIP Conf. Proc. 707, 2004).
     """
-    keys = np.empty(len(positions), np.uint64)
     x, y, z = np.empty((3, _AT_ONCE), np.int32)
     for first in range(0, len(positions), _AT_ONCE):
         count = min(_AT_ONCE, len(positions) - first)
@@ -82,10 +88,9 @@ def along_hilbert(positions: np.ndarray, bits: int) -> np.ndarray:
                 | _spread(y[i] ^ flip) << np.uint64(1)
                 | _spread(z[i] ^ flip)
             )
-    return keys
 
 
-@njit(cache=True, nogil=True)
+@njit(inline="always")  # or the loops would not become vectors
 def _turn(x: np.ndarray, other: np.ndarray, level: int, below: np.int32, count: int) -> None:
     """One level of two axes: mirrored where the other's bit is set, else swapped."""
     for i in range(count):
@@ -107,9 +112,8 @@ def _spread(number: np.int32) -> np.uint64:
 
 
 @njit(cache=True, nogil=True)
-def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`quantize.smallest_three`."""
-    largest, small = np.empty(len(quats), np.int64), np.empty((len(quats), 3))
+def smallest_three(quats: np.ndarray, largest: np.ndarray, small: np.ndarray) -> None:
+    """`quantize.smallest_three` into `largest` [N] and `small` [N, 3]."""
     for i in range(len(quats)):
         top = 0
         for c in range(1, 4):
@@ -119,7 +123,6 @@ def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         largest[i] = top
         for c in range(3):
             small[i, c] = sign * quats[i, c + (c >= top)]
-    return largest, small
 
 
 @njit(cache=True, nogil=True)

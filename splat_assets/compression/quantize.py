@@ -128,7 +128,9 @@ def canonical_rotations(quats: np.ndarray, scales: np.ndarray) -> tuple[np.ndarr
 
     group, source = _octahedral_group()
     # near ties stay as they are, so that the rounding of a decoded file does not turn them over
-    return nearest_of_group(quats, scales, group, source, _TIE)
+    turned, axes = np.empty(quats.shape), np.empty_like(scales)
+    nearest_of_group(quats, scales, group, source, _TIE, turned, axes)
+    return turned, axes
 
 
 def pack_quats(quats: np.ndarray, step: int = 1, choose: Choose | None = None) -> np.ndarray:
@@ -166,7 +168,9 @@ def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     their order, with the sign that makes the largest positive."""
     from splat_assets.compression import kernels
 
-    return kernels.smallest_three(quats)
+    largest, small = np.empty(len(quats), np.int64), np.empty((len(quats), 3))
+    kernels.smallest_three(quats, largest, small)
+    return largest, small
 
 
 def from_smallest_three(largest: np.ndarray, small: np.ndarray) -> np.ndarray:

@@ -118,7 +118,9 @@ def hilbert_key(positions: np.ndarray) -> np.ndarray:
     """[N] uint64: the index along a 3-D Hilbert curve of 16-bit coordinates [N, 3]."""
     from splat_assets.compression.kernels import along_hilbert
 
-    return along_hilbert(positions, POSITION_BITS)
+    keys = np.empty(len(positions), np.uint64)
+    along_hilbert(positions, POSITION_BITS, keys)
+    return keys
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
