@@ -214,13 +214,14 @@ def _looks_at_parts(gaussians: Gaussians) -> tuple[Looks, Looks]:
 
 
 def _cut(means: np.ndarray) -> list[np.ndarray]:
-    """Indices of neighbouring points [N, 3], at most `_PART` a part: halves of halves."""
-    parts: list[np.ndarray] = []
+    """Ascending indices of neighbouring points [N, 3], at most `_PART` a part: halves of halves."""
+    part_of, parts = np.empty(len(means), np.uint16), 0
     pending = [np.arange(len(means))]
     while pending:
         index = pending.pop()
         if len(index) <= _PART:
-            parts.append(np.sort(index))
+            part_of[index] = parts
+            parts += 1
             continue
         places = means.take(index, axis=0)
         sample = places[:: -(-len(places) // _FRAMED)]
@@ -228,4 +229,6 @@ def _cut(means: np.ndarray) -> list[np.ndarray]:
         half = len(index) // 2
         order = np.argpartition(places[:, int(np.argmax(high - low))], half)
         pending += [index[order[half:]], index[order[:half]]]
-    return parts
+    # numbers of 16 bits are sorted by counting them
+    order = np.argsort(part_of, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(part_of, minlength=parts))[:-1])

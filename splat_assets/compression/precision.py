@@ -206,7 +206,8 @@ def measure_sensitivity(
         views: evenly spread over where people will look from.
         probes: pictures weighted by random signs of each view; as many as there is time for.
         compared: views in which displaced Gaussians are looked at.
-        like: of Gaussians much like these: displaced ones are then not looked at.
+        like: of Gaussians much like these: displaced ones are then not looked at, nor values
+            counted.
     """
     from splat_assets.compression.kernels import add_squares
     from splat_assets.rendering.cpu.draw import Frame, Gradients, draw, draw_backward
@@ -262,7 +263,7 @@ def measure_sensitivity(
     worth["shN"] = worth["sh0"].mean(axis=1) * bool(gaussians.sh_degree)
     found = Sensitivity(
         worth,
-        exact_levels(gaussians),
+        exact_levels(gaussians) if like is None else like.exact_levels,
         gaussians.shN[0].size if n else 0,
         directions=directions / max(pixels, 1),
         places=len(chosen),

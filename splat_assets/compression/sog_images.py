@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, WebPImagePlugin
 
 from splat_assets.compression.fallback import first_that_works
 
+assert WebPImagePlugin  # otherwise Pillow loads all the formats it knows to find this one
 Note = Callable[[str], object]
 # quality and method: no effort is the best for all pictures, so small ones are tried with several
 _QUICK = ((75, 1),)

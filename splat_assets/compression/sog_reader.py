@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, WebPImagePlugin
 
 from splat_assets.compression.quantize import dequantize_means, unpack_quats
 from splat_assets.errors import UserError
 from splat_assets.gaussians.gaussians import SH_REST, Gaussians
 
+assert WebPImagePlugin  # otherwise Pillow loads all the formats it knows to find this one
 META = "meta.json"
 _MAX_META = 16 << 20
 _MAX_MEMBER = 2 << 30
