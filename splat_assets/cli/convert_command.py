@@ -42,7 +42,9 @@ def convert(
     from splat_assets.formats.convert import convert as run
     from splat_assets.formats.edit import Edit
     from splat_assets.formats.registry import writable_format
+    from splat_assets.memory import keep_memory
 
+    keep_memory()
     if len(files) < 2:
         raise UserError("Give the files to read and, last, the file to write.")
     *sources, target = files

@@ -93,6 +93,9 @@ def compress(
     """Compress a splat file to .sog, or to streamed SOG; no dataset is needed."""
     from splat_assets.cli.bars import one_bar
     from splat_assets.compression.files import compress_file, output_path
+    from splat_assets.memory import keep_memory
+
+    keep_memory()
 
     if not source.exists():
         raise UserError(f"There is no file {source}.")
