@@ -234,7 +234,7 @@ def fit_codebook(x: np.ndarray, weights: Callable[[], np.ndarray], step: float =
         weights: gives what is non-negative and broadcastable to `x`, where that is needed.
         step: distance of levels that is fine enough; 0 for as fine as can be.
     """
-    flat = x.ravel().astype(np.float32)
+    flat = x.ravel().astype(np.float32, copy=False)
     low, high = float(flat.min()), float(flat.max())
     span = high - low
     wanted = LEVELS if step <= 0 else int(min(LEVELS, np.ceil(span / step) + 1))
@@ -249,16 +249,8 @@ def fit_codebook(x: np.ndarray, weights: Callable[[], np.ndarray], step: float =
             return even
     uniform = np.linspace(low, high, LEVELS)
     decimals = int(np.ceil(-np.log10(span / LEVELS / 10)))
-    w = np.broadcast_to(weights(), x.shape).astype(np.float64, order="C").ravel()
-    if not w.any():
-        w = np.ones_like(w)
     # both are judged, and the second is found, on a fine histogram: its cost is one pass
-    places = np.subtract(flat, low, dtype=np.float64)
-    places *= _HISTOGRAM_BINS / span
-    bins = np.minimum(places, _HISTOGRAM_BINS - 1, out=places).astype(np.intp)
-    counts = np.bincount(bins, w, _HISTOGRAM_BINS)
-    w *= flat
-    sums = np.bincount(bins, w, _HISTOGRAM_BINS)
+    counts, sums = _histogram(x, weights(), low, _HISTOGRAM_BINS / span)
     filled = counts > 0
     counts, centers = counts[filled], sums[filled] / counts[filled]
     candidates = [
@@ -269,6 +261,23 @@ def fit_codebook(x: np.ndarray, weights: Callable[[], np.ndarray], step: float =
               for c in candidates]  # fmt: skip
     # even steps make smaller files, so the other has to be clearly better
     return candidates[0] if errors[0] <= errors[1] / 0.7 else candidates[1]
+
+
+def _histogram(
+    x: np.ndarray, weights: np.ndarray, low: float, bins_per_unit: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each bin, the sum of the weights and that of the weighted numbers."""
+    if not weights.any():
+        weights = np.ones_like(weights)
+    counts, sums = np.zeros((2, _HISTOGRAM_BINS))
+    spread = np.broadcast_to(weights, x.shape).reshape(len(x), -1)
+    for numbers, shares in zip(x.reshape(len(x), -1).T, spread.T, strict=True):
+        places = np.subtract(numbers, low, dtype=np.float64)
+        places *= bins_per_unit
+        bins = np.minimum(places, _HISTOGRAM_BINS - 1, out=places).astype(np.intp)
+        counts += np.bincount(bins, shares, _HISTOGRAM_BINS)
+        sums += np.bincount(bins, np.multiply(shares, numbers, out=places), _HISTOGRAM_BINS)
+    return counts, sums
 
 
 def _few_values(flat: np.ndarray, most: int) -> np.ndarray | None:

@@ -131,9 +131,11 @@ def importance(gaussians: Gaussians) -> np.ndarray:
         distance2 += np.square(places, out=places)
     radius2 = np.median(distance2)
     # the two larger ones; by column, because sorting many short rows takes long
-    a, b, c = np.clip(gaussians.scales.T, -20.0, 20.0, dtype=np.float64)
+    a, b, c = np.clip(gaussians.scales.T, -20.0, 20.0)
     high = np.maximum(a, b)
-    seen = np.exp(np.maximum(high, c) + np.maximum(np.minimum(a, b), np.minimum(high, c)))
+    middle = np.maximum(np.minimum(a, b), np.minimum(high, c))
+    seen = np.add(np.maximum(high, c), middle, dtype=np.float64)
+    np.exp(seen, out=seen)
     seen /= 1 + np.exp(-np.clip(gaussians.opacities, -60, 60, dtype=np.float64))
     # the viewer stands about as far from the centre as the scene is wide
     seen /= distance2 + 4 * radius2 + 1e-12

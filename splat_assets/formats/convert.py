@@ -61,9 +61,11 @@ def convert(
         progress.update(0.3 * number / len(sources), f"Reading {Path(source).name}")
         splats.append(read_splat(source))
     whole = merge(splats)
+    num_read = len(whole)
     progress.update(0.3, "Editing")
     edited = apply(whole, edit or Edit(), progress.span(0.3, 0.6))
     kept = edited.gaussians
+    del splats, whole  # writing takes memory, too
     notes = []
     if kept.sh_degree and not found.keeps_sh:
         notes.append(f"{found.name} holds no view-dependent colour; it was left out")
@@ -74,7 +76,7 @@ def convert(
     write_splat(target, kept, progress.span(0.6, 1.0))
     return Conversion(
         format=found.name,
-        num_read=len(whole),
+        num_read=num_read,
         num_gaussians=len(kept),
         sh_degree=kept.sh_degree if found.keeps_sh else 0,
         bytes=_size(target),
