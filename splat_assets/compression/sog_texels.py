@@ -94,7 +94,7 @@ class Rounder:
         if canonical:
             turns.insert(0, ("", lambda: canonical_rotations(gaussians.quats, scales)))
         quats, self.scales = first_that_works("Reducing the rotations", turns, notes)
-        self._quats = quats.astype(np.float64)
+        self._quats = quats.astype(np.float64, copy=False)
 
     def texels(self, precision: Precision, colors: np.ndarray) -> Texels:
         """At this precision, with `colors` [N, 3] in the place of sh0."""
