@@ -136,9 +136,12 @@ def choose_looks(gaussians: Gaussians, cameras: Sequence[View] | None) -> tuple[
     weighed = [*known, *views_between(known, _BETWEEN)] if cameras else known
     wanted = int(np.clip(_CHECK_WORK // max(count, 1), _LEAST_CHECKS, _MOST_CHECKS))
     side = picture_side(_CHECK_SIDE, count)
-    # half of them are views that nothing is adjusted in
-    between = spread(views_between(known, _BETWEEN, seed=1), wanted // 2)
-    checks = [*spread(known, wanted - len(between)), *between]
+    # nothing is adjusted in what is looked at, or in half of it
+    if cameras:
+        between = spread(views_between(known, _BETWEEN, seed=1), wanted // 2)
+        checks = [*spread(known, wanted - len(between)), *between]
+    else:
+        checks = spread(views_around(gaussians, elsewhere=True), wanted)
     taken = len(known) if cameras else None
     looks = Looks((tuple(shrunk(view, side) for view in checks),))
     return Looks((tuple(weighed),), cameras=taken), looks

@@ -23,23 +23,29 @@ _NEIGHBOURS = 3
 _ALIKE = 0.5  # cosine between directions of view that have something between them
 
 
-def views_around(gaussians: Gaussians) -> list[View]:
+def views_around(gaussians: Gaussians, *, elsewhere: bool = False) -> list[View]:
     """`around` what is visible of a splat that came without cameras."""
-    return around(*frame_splat(gaussians))
+    return around(*frame_splat(gaussians), elsewhere=elsewhere)
 
 
 def around(
-    center: np.ndarray, radius: float, places: Iterable[int] = range(AROUND), *, side: int = _SIDE
+    center: np.ndarray,
+    radius: float,
+    places: Iterable[int] = range(AROUND),
+    *,
+    side: int = _SIDE,
+    elsewhere: bool = False,
 ) -> list[View]:
     """Square views spread over a sphere, or those of them at some `places`; any evenly spread part
-    is spread, too."""
+    is spread, too. There are as many others `elsewhere`, none of them from the same side."""
     focal = side / 2 / math.tan(math.radians(_FOV_DEG) / 2)
     K = np.array([[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1.0]])
     fills = radius / math.sin(math.radians(_FOV_DEG) / 2)
     views = []
     for i in places:
-        sine = _HEIGHTS[0] + (i + 0.5) / AROUND * (_HEIGHTS[1] - _HEIGHTS[0])
-        cosine, turn = math.sqrt(1 - sine**2), i * _GOLDEN + 0.2
+        along = i + 0.5 * elsewhere
+        sine = _HEIGHTS[0] + (along + 0.5) / AROUND * (_HEIGHTS[1] - _HEIGHTS[0])
+        cosine, turn = math.sqrt(1 - sine**2), along * _GOLDEN + 0.2
         level = np.array([math.cos(turn), 0.0, math.sin(turn)])
         offset = cosine * level - sine * DOWN
         position = center + fills * _DISTANCES[i % len(_DISTANCES)] * offset
