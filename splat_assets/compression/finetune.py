@@ -56,7 +56,7 @@ class Effort:
     decay: float = 0.2  # of the rates, by the last step
 
 
-QUICK = Effort(150, 2.5e6, ((0.25, 0.3), (0.5, 0.6), (0.75, 0.85)), gain_db=2.0)
+QUICK = Effort(150, 2.5e6, ((0.25, 0.3), (0.5, 0.6), (0.75, 0.85)), gain_db=1.6)
 THOROUGH = Effort(
     400,
     7.5e6,
