@@ -30,7 +30,8 @@ _DB_RANGE = (20.0, 75.0)
 _ROUNDS = 6
 _CLOSE_DB = 0.15
 _LEAST_STEP_DB, _LEAST_CHANGE_DB = 0.3, 0.02
-_TUNINGS = 3  # rounds of fine-tuning
+_TUNINGS = 4  # rounds of fine-tuning
+_UNEVEN_DB = 0.1  # by which its gain differs from one round to the next
 _LOOKS, _OFF_DB = 4, 0.7  # at what a preset will give; from its goal, more after each look
 _PARTS_DB = 4.4  # that parts are seen to fall short of what is foretold from few views of each
 _LOOKED_AT = 5_000_000  # Gaussians up to which a preset's result is looked at
@@ -212,7 +213,8 @@ class Aim:
                 best = (reached, size, aim, encoded)
             if before is None or 0 <= reached - goal <= _CLOSE_DB:
                 break
-            gain = reached - before
+            short = reached < goal
+            gain = min(gain, reached - before) - _UNEVEN_DB if short else reached - before
         assert best is not None
         return self._result(best[3], best[2], best[0])
 
