@@ -136,12 +136,13 @@ def choose_looks(gaussians: Gaussians, cameras: Sequence[View] | None) -> tuple[
     weighed = [*known, *views_between(known, _BETWEEN)] if cameras else known
     wanted = int(np.clip(_CHECK_WORK // max(count, 1), _LEAST_CHECKS, _MOST_CHECKS))
     side = picture_side(_CHECK_SIDE, count)
-    # nothing is adjusted in what is looked at, or in half of it
+    # nothing is adjusted in half of what is looked at
     if cameras:
         between = spread(views_between(known, _BETWEEN, seed=1), wanted // 2)
         checks = [*spread(known, wanted - len(between)), *between]
     else:
-        checks = spread(views_around(gaussians, elsewhere=True), wanted)
+        checks = spread(known, wanted)
+        checks[1::2] = spread(views_around(gaussians, elsewhere=True), wanted)[1::2]
     taken = len(known) if cameras else None
     looks = Looks((tuple(shrunk(view, side) for view in checks),))
     return Looks((tuple(weighed),), cameras=taken), looks
