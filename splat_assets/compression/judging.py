@@ -33,7 +33,7 @@ _VIEWS, _CHECKED = 3, 6  # views of each part; parts that results are looked at 
 _PART_PROBES, _PART_COMPARED = 1, 1  # pictures of noise a view; views with displaced Gaussians
 _ALIKE = 3  # parts that are taken to be like the first of them, where that spares pictures
 _FRAMED = 8_000  # Gaussians of a part that tell where it is
-_BETWEEN = 24  # views between cameras, in which errors are weighed too
+BETWEEN = 24  # views between others, that count as well
 _SIDE = 256  # pixels of what errors are weighed in
 _CHECK_WORK = 8e5  # Gaussians times views
 _LEAST_CHECKS, _MOST_CHECKS, _CHECK_SIDE = 4, 8, 400
@@ -133,12 +133,12 @@ def choose_looks(gaussians: Gaussians, cameras: Sequence[View] | None) -> tuple[
     if not cameras and count > MANY:
         return _looks_at_parts(gaussians)
     known = list(cameras) if cameras else views_around(gaussians)
-    weighed = [*known, *views_between(known, _BETWEEN)] if cameras else known
+    weighed = [*known, *views_between(known, BETWEEN)] if cameras else known
     wanted = int(np.clip(_CHECK_WORK // max(count, 1), _LEAST_CHECKS, _MOST_CHECKS))
     side = picture_side(_CHECK_SIDE, count)
     # nothing is adjusted in half of what is looked at
     if cameras:
-        between = spread(views_between(known, _BETWEEN, seed=1), wanted // 2)
+        between = spread(views_between(known, BETWEEN, seed=1), wanted // 2)
         checks = [*spread(known, wanted - len(between)), *between]
     else:
         checks = spread(known, wanted)

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from splat_assets.compression.precision import Sensitivity
+from splat_assets.formats.values import sigmoid
 from splat_assets.gaussians.gaussians import Gaussians
 
 _BITS = 80.0  # of a Gaussian, about
@@ -26,7 +27,7 @@ class Pruning:
     """
 
     def __init__(self, gaussians: Gaussians, sensitivity: Sensitivity, psnr_db: float) -> None:
-        opacity = 1 / (1 + np.exp(-np.clip(gaussians.opacities.astype(np.float64), -60, 60)))
+        opacity = sigmoid(gaussians.opacities)
         error = _TOGETHER * sensitivity.removal * opacity**2
         price = sensitivity.precision(psnr_db).bit_price
         dear = error > price * _BITS if math.isfinite(price) else np.ones(len(error), bool)

@@ -18,6 +18,7 @@ from PIL import Image, WebPImagePlugin
 
 from splat_assets.compression.quantize import dequantize_means, unpack_quats
 from splat_assets.errors import UserError
+from splat_assets.formats.values import logit_of_byte
 from splat_assets.gaussians.gaussians import SH_REST, Gaussians
 
 assert WebPImagePlugin  # otherwise Pillow loads all the formats it knows to find this one
@@ -164,7 +165,7 @@ def _read_v2(meta: dict[str, Any], read: ReadMember) -> Gaussians:
         means=means,
         quats=quats,
         scales=scales,
-        opacities=stored_logit(sh0[:, 3].astype(np.float64) / 255),
+        opacities=logit_of_byte(sh0[:, 3]),
         sh0=_codebook(meta, "sh0")[sh0[:, :3]][:, None, :],
         shN=shN,
         antialiased=meta.get("model") == "antialiased" or meta.get("antialias") is True,
@@ -332,9 +333,3 @@ def _shown(value: object) -> str:
     """What a file holds in the place of something else, not at length."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def stored_logit(opacity: np.ndarray) -> np.ndarray:
-    """float32; 0 and 1 become the finite logits a quarter of a step inside."""
-    inside = np.clip(opacity, 0.25 / 255, 1 - 0.25 / 255)
-    return np.log(inside / (1 - inside)).astype(np.float32)

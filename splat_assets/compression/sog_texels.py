@@ -22,7 +22,7 @@ from splat_assets.compression.quantize import (
     quantize_means,
     unpack_quats,
 )
-from splat_assets.compression.sog_reader import stored_logit
+from splat_assets.formats.values import logit_of_byte, sigmoid
 from splat_assets.gaussians.gaussians import Gaussians
 
 # scales beyond these (natural log) are invisible or infinite for any renderer
@@ -48,7 +48,7 @@ class Texels:
             means=dequantize_means(high.astype(np.uint16) << 8 | low, self.mins, self.maxs),
             quats=unpack_quats(self.pictures["quats.webp"][rows]),
             scales=self.books["scales"].decode(self.pictures["scales.webp"][rows]),
-            opacities=_logits(sh0[:, 3]),
+            opacities=logit_of_byte(sh0[:, 3]),
             sh0=self.books["sh0"].decode(sh0[:, None, :3]),
         )
 
@@ -56,7 +56,7 @@ class Texels:
         """With the numbers nearest to some properties' `values`, as in `Rounder.rounded`."""
         sh0 = self.pictures["sh0.webp"].copy()
         sh0[:, :3] = self.books["sh0"].encode(values["sh0"])[:, 0]
-        sh0[:, 3] = np.rint(255 * _sigmoid(values["opacities"]))
+        sh0[:, 3] = np.rint(255 * sigmoid(values["opacities"]))
         scales = self.books["scales"].encode(values["scales"])
         return replace(self, pictures=self.pictures | {"sh0.webp": sh0, "scales.webp": scales})
 
@@ -131,7 +131,7 @@ class Rounder:
         [N, 3] or "opacities" [N]."""
         choose = self._choose(name, precision, colors=name == "sh0")
         if name == "opacities":
-            return _logits(_opacity_bytes(values, precision.opacities, choose))
+            return logit_of_byte(_opacity_bytes(values, precision.opacities, choose))
         book = texels.books[name]
         return book.decode(book.encode(values.reshape(-1, 3), choose)).reshape(values.shape)
 
@@ -170,16 +170,8 @@ class Rounder:
 
 def _opacity_bytes(logits: np.ndarray, step: int, choose: Choose | None) -> np.ndarray:
     """[N] multiples of `step` and 255; what is visible stays visible."""
-    opacities = 255 * _sigmoid(logits)
+    opacities = 255 * sigmoid(logits)
     levels = np.append(np.arange(min(step, 255), 255, step), 255) if step > 1 else np.arange(256)
     if choose is not None:
         return levels[choose(opacities[:, None], levels, 1 / 255)[:, 0]]
     return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, opacities)]
-
-
-def _logits(opacity_bytes: np.ndarray) -> np.ndarray:
-    return stored_logit(opacity_bytes.astype(np.float64) / 255)
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -60, 60)))

@@ -1,7 +1,7 @@
 """SOG v2, the compressed splat format of PlayCanvas: seven lossless WebP images and a `meta.json`.
 
 Nothing but standard SOG comes out; what makes the files smaller and closer than usual is in
-`precision`, `quantize`, `sorting` and `palette`. The same input and options give the same bytes.
+`precision`, `sog_texels`, `finetune`, `sorting` and `palette`. The same input and options give the same bytes.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from splat_assets.compression.sorting import Order, sort_gaussians
 from splat_assets.compression.views import importance
 from splat_assets.compute import available_threads
 from splat_assets.errors import UserError
+from splat_assets.formats.values import sigmoid
 from splat_assets.gaussians.cleanup import CleanupReport, clean
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.progress import Progress, silent
@@ -382,6 +383,5 @@ def _sorting_features(g: Gaussians) -> np.ndarray:
     """[N, 14] what PLAS sorts by: positions (log), scales, rotation, opacity and colour."""
     quats, scales = canonical_rotations(g.quats, g.scales)
     logs = np.sign(g.means) * np.log1p(np.abs(g.means))
-    opacities = 1 / (1 + np.exp(-np.clip(g.opacities, -60, 60)))
-    parts = (logs, scales, quats, opacities[:, None], g.sh0[:, 0])
+    parts = (logs, scales, quats, sigmoid(g.opacities)[:, None], g.sh0[:, 0])
     return np.concatenate(parts, axis=1).astype(np.float32)

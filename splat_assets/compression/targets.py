@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from splat_assets.compression.aim import Aim, TargetedSog
 from splat_assets.compression.finetune import QUICK, THOROUGH
-from splat_assets.compression.judging import choose_looks
+from splat_assets.compression.judging import BETWEEN, choose_looks
 from splat_assets.compression.sog_writer import SogOptions, encode_sog
 from splat_assets.compression.views import views_between
 from splat_assets.datasets.options import CompressOptions
@@ -20,7 +20,6 @@ from splat_assets.progress import Progress
 PRESET_DB = {"web": 40.0, "standard": 48.0, "archive": 58.0}
 # of palettes, where the smallest file of a quality is wanted and not one that is near it soon
 _FINE_GROWTH = 2**0.5
-_BETWEEN = 24  # views between those around a splat, that it is adjusted in, too
 
 __all__ = ["PRESET_DB", "TargetedSog", "encode_as_wished"]
 
@@ -61,7 +60,7 @@ def encode_as_wished(
     if options.finetune and weighed.part_of is None and (views or by_number):
         tuned = weighed.views[0]
         if not views:
-            tuned = [*tuned, *views_between(tuned, _BETWEEN)]
+            tuned = [*tuned, *views_between(tuned, BETWEEN)]
 
     def aim(pruned: bool) -> Aim:
         return Aim(

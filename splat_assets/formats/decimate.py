@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from splat_assets.compute import available_threads
+from splat_assets.formats.values import sigmoid
 from splat_assets.gaussians.gaussians import SH_C0, Gaussians
 from splat_assets.gaussians.transform import quat_to_matrix
 from splat_assets.progress import Progress, silent
@@ -98,11 +99,7 @@ def _mass(g: Gaussians) -> np.ndarray:
     """[N] opacity times area as seen, on average, from all around."""
     sigma = np.exp(np.clip(g.scales.astype(np.float64), -20, 20))
     area = sigma[:, 0] * sigma[:, 1] + sigma[:, 1] * sigma[:, 2] + sigma[:, 0] * sigma[:, 2]
-    return _opacity(g) * area + 1e-300
-
-
-def _opacity(g: Gaussians) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(g.opacities.astype(np.float64), -60, 60)))
+    return sigmoid(g.opacities) * area + 1e-300
 
 
 def _merge_pairs(g: Gaussians, pairs: np.ndarray) -> Gaussians:
