@@ -1,7 +1,8 @@
 """SOG v2, the compressed splat format of PlayCanvas: seven lossless WebP images and a `meta.json`.
 
 Nothing but standard SOG comes out; what makes the files smaller and closer than usual is in
-`precision`, `sog_texels`, `finetune`, `sorting` and `palette`. The same input and options give the same bytes.
+`precision`, `sog_texels`, `finetune`, `sorting` and `palette`. The same input and options give the
+same bytes.
 """
 
 from __future__ import annotations
