@@ -25,8 +25,7 @@ _FIRST = 256  # Gaussians an entry of the smallest candidate
 _TRIALS = 2e9  # vector-entry pairs up to which larger palettes are tried
 _LEARNED = 24_000  # vectors that the work of one clustering counts at most
 _UNSURE = 1.4  # times what a palette of all vectors is foretold to cost
-_TIERS = (1, 2)  # of precision in a palette
-_LEAST_TIER = 512  # entries
+_LEAST_TIERED = 512  # entries, from which some may be stored more finely than others
 _FINER = 0.85  # times the step at which every number is worth its bits: rounding is thrifty besides
 _FINE_ENOUGH = 2.0  # bits' price a number: of twice that error, a finer codebook may pay
 
@@ -82,7 +81,7 @@ class PaletteSearch:
         *,
         metric: ShMetric | None = None,
         size: int | None = None,
-        growth: float = 2.0,
+        growth: float = 4.0,
         seed: int = 0,
     ) -> None:
         """Of `points` [N, D] float32, D = 3 K.
@@ -119,19 +118,20 @@ class PaletteSearch:
         """
         progress = progress or silent()
         if self._size is not None and len(self._unique) > self._size:
-            return self._shared(0, bit_price)
+            return self._quantized(self._clustering(0), bit_price)
         whole = len(self._clusterings)  # stands for the palette of all vectors
         dearer = {price: i for price, i in self._chosen.items() if price >= bit_price}
         cheaper = {price: i for price, i in self._chosen.items() if price <= bit_price}
-        only = None  # what is best at the next prices on either side
-        if dearer and cheaper and dearer[min(dearer)] == cheaper[max(cheaper)]:
+        only = None  # a cheaper bit buys no fewer entries, a dearer one no more
+        if whole in dearer.values():
+            only = whole
+        elif dearer and cheaper and dearer[min(dearer)] == cheaper[max(cheaper)]:
             only = dearer[min(dearer)]
         found: dict[int, Palette] = {}
         own = 0.0
         searched = bit_price > 0 and len(self._unique) > 64 and self._size is None
         if searched and only != whole:
-            # a dearer bit never buys more shared entries
-            least = max((i for i in dearer.values() if i < whole), default=0)
+            least = max(dearer.values(), default=0)
             most = min(cheaper.values(), default=whole)
             own = self._own_foretold(bit_price) if only is None else math.inf
             for index in self._ascending(found, bit_price, _UNSURE * own, least, most):
@@ -142,7 +142,7 @@ class PaletteSearch:
             costs[whole] = _cost(found[whole], bit_price)
         best = min(costs, key=lambda index: costs[index])
         if best != whole:
-            found[best] = self._shared(best, bit_price)
+            found[best] = self._cheaper(found[best], self._clustering(best), bit_price)
         if searched:
             self._chosen[bit_price] = best
         worthless = self._size is None and self._nothing <= costs[best]
@@ -166,7 +166,7 @@ class PaletteSearch:
         """About what `_own` will cost: as if every number were coded by how frequent it is."""
         each = self._each
         step = self._fitting_step(price, each.usage.mean())
-        step = max(step, float(np.ptp(each.centers)) / (LEVELS - 2))
+        step = max(step, _finest_even(each))
         index = np.rint(each.centers / step).astype(np.int64)
         share = np.bincount((index - index.min()).ravel()) / index.size
         bits = -float(share @ np.log2(np.where(share > 0, share, 1))) * index.size
@@ -187,13 +187,15 @@ class PaletteSearch:
         usage = np.bincount(labels, self._mass, len(entries))
         return Clustering(entries, labels, usage, error)
 
-    def _shared(self, index: int, price: float, *, trial: bool = False) -> Palette:
+    def _clustering(self, index: int) -> Clustering:
+        """Of that size, its centres in the coordinates of the vectors."""
         found = self._clusterings[index]
-        if not self._metric.is_plain:  # means are means in any coordinates
-            entries = np.zeros_like(found.centers)
-            entries = weighted_means(self._unique, self._mass, found.labels, entries)
-            found = replace(found, centers=entries)
-        return self._quantized(found, price, trial=trial)
+        if self._metric.is_plain:
+            return found
+        # means are means in any coordinates
+        entries = np.zeros_like(found.centers)
+        entries = weighted_means(self._unique, self._mass, found.labels, entries)
+        return replace(found, centers=entries)
 
     def _fitting_step(self, price: float, worth: float) -> float:
         """At which every number is worth its bits."""
@@ -211,7 +213,7 @@ class PaletteSearch:
         begin = int(np.clip(self._begin, least, most))
 
         def cost(index: int) -> float:
-            found[index] = self._shared(index, price, trial=True)
+            found[index] = self._trial(self._clustering(index), price)
             return _cost(found[index], price)
 
         self._begin, lowest = begin, cost(begin)
@@ -238,22 +240,32 @@ class PaletteSearch:
             if error * (error / max(before, 1e-300)) ** steps > ceiling:
                 return
 
-    def _quantized(self, clustering: Clustering, price: float, *, trial: bool = False) -> Palette:
-        """The cheapest of: one precision for all entries; a finer one for those that matter most;
-        and, where even steps cannot be fine enough, the finest of them beside other codebooks. A
-        trial leaves out what is seldom best."""
+    def _quantized(self, clustering: Clustering, price: float) -> Palette:
+        """The cheapest found."""
+        return self._cheaper(self._trial(clustering, price), clustering, price)
+
+    def _trial(self, clustering: Clustering, price: float) -> Palette:
+        """Of many entries those that matter most more finely, which is best most often."""
+        tiers = 2 if len(clustering.centers) >= _LEAST_TIERED else 1
+        return self._at_one_price(clustering, price, tiers)
+
+    def _cheaper(self, trial: Palette, clustering: Clustering, price: float) -> Palette:
+        """Of what `_trial` gives and one precision for all entries."""
+        if price <= 0 or len(clustering.centers) < _LEAST_TIERED:
+            return trial
+        alike = self._at_one_price(clustering, price, 1)
+        return min(alike, trial, key=lambda palette: _cost(palette, price))
+
+    def _at_one_price(self, clustering: Clustering, price: float, tiers: int) -> Palette:
+        """In even steps or, where those cannot be fine enough, in what another codebook has."""
         if price <= 0:
             return self._in_tiers(clustering, price, 1)
-        entries = clustering.centers
-        finest = float(np.ptp(entries)) / (LEVELS - 2)
-        ways = [tiers for tiers in _TIERS if tiers == 1 or len(entries) >= _LEAST_TIER]
-        candidates = [
-            self._in_tiers(clustering, price, tiers, finest)
-            for tiers in (ways[-1:] if trial else ways)
-        ]
-        if candidates[0].error - clustering.error > _FINE_ENOUGH * price * entries.size:
-            candidates.append(self._in_tiers(clustering, price, 1))
-        return min(candidates, key=lambda palette: _cost(palette, price))
+        evenly = self._in_tiers(clustering, price, tiers, _finest_even(clustering))
+        enough = _FINE_ENOUGH * price * clustering.centers.size
+        if evenly.error - clustering.error <= enough:
+            return evenly
+        unevenly = self._in_tiers(clustering, price, 1)
+        return min(evenly, unevenly, key=lambda palette: _cost(palette, price))
 
     def _in_tiers(
         self, clustering: Clustering, price: float, tiers: int, finest: float = 0.0
@@ -308,6 +320,11 @@ class PaletteSearch:
 
 def _cost(palette: Palette, price: float) -> float:
     return palette.error + price * 8 * palette.num_bytes
+
+
+def _finest_even(clustering: Clustering) -> float:
+    """The least step with which a codebook reaches all numbers."""
+    return float(np.ptp(clustering.centers)) / (LEVELS - 2)
 
 
 def _sizes(count: int, distinct: int, growth: float) -> list[int]:

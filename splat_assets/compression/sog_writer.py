@@ -58,7 +58,7 @@ class SogOptions:
 
     order: Order = "hilbert"
     palette_size: int | None = None
-    palette_growth: float = 2.0  # from one size of palette that is tried to the next
+    palette_growth: float = 4.0  # from one size of palette that is tried to the next
     precision: Precision = field(default_factory=Precision)
     drop_invisible: bool = False  # those that never reach 1/255, which nobody draws
     canonical: bool = True  # of the 24 forms of a rotation the smallest

@@ -42,10 +42,11 @@ def encode_as_wished(
     base = SogOptions(
         order=options.order,
         palette_size=options.palette_size,
-        palette_growth=_FINE_GROWTH if options.target_db is not None else 2.0,
         drop_invisible=options.preset != "archive",
         seed=options.seed,
     )
+    if options.target_db is not None:
+        base = replace(base, palette_growth=_FINE_GROWTH)
     goal = options.target_db or PRESET_DB[options.preset]
     kept, cleanup = clean(gaussians, drop_invisible=base.drop_invisible)
     if not len(kept):
