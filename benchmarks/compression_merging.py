@@ -19,9 +19,9 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.compression import Scene, open_scenes
-from splat_assets.compression import aim
 from splat_assets.compression.precision import Sensitivity, measure_sensitivity
 from splat_assets.compression.quality import draw_views, psnr
+from splat_assets.compression.rate_control import RateControl
 from splat_assets.compression.sog_bundle import bundle_bytes
 from splat_assets.compression.sog_reader import decode_members
 from splat_assets.compression.targets import PRESET_DB, encode_as_wished
@@ -60,22 +60,24 @@ def main() -> None:
 def encode(
     scene: Scene, exact: list[np.ndarray], preset: str, offset: float, share: float = 0.0
 ) -> Point:
-    prune = aim.Aim._prune
+    prune = RateControl._prune
     judges = [*scene.cameras, *views_between(scene.cameras, 24)] or views_around(scene.gaussians)
 
-    def prune_and_merge(aim: Any, kept: Gaussians, sensitivity: Sensitivity) -> Gaussians:
-        rest = prune(aim, kept, sensitivity)
+    def prune_and_merge(
+        control: Any, kept: Gaussians, sensitivity: Sensitivity, goal: float
+    ) -> Gaussians:
+        rest = prune(control, kept, sensitivity, goal)
         if not share:
             return rest
         merged = decimate(rest, round((1 - share) * len(rest)))
-        aim._sensitivity = measure_sensitivity(merged, judges, background=scene.background)
+        control._sensitivity = measure_sensitivity(merged, judges, background=scene.background)
         return merged
 
     goal = {preset: PRESET_DB[preset] + offset}
     wishes = CompressOptions.model_validate({"preset": preset})
     with (
         mock.patch.dict(PRESET_DB, goal),
-        mock.patch.object(aim.Aim, "_prune", prune_and_merge),
+        mock.patch.object(RateControl, "_prune", prune_and_merge),
     ):
         found = encode_as_wished(
             scene.gaussians, wishes, scene.cameras or None, silent(), background=scene.background

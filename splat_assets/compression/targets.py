@@ -8,6 +8,7 @@ from dataclasses import replace
 from splat_assets.compression.aim import Aim, TargetedSog
 from splat_assets.compression.finetune import QUICK, THOROUGH
 from splat_assets.compression.judging import BETWEEN, choose_looks
+from splat_assets.compression.rate_control import Job
 from splat_assets.compression.sog_writer import SogOptions, encode_sog
 from splat_assets.compression.views import views_between
 from splat_assets.datasets.options import CompressOptions
@@ -63,28 +64,23 @@ def encode_as_wished(
         if not views:
             tuned = [*tuned, *views_between(tuned, BETWEEN)]
 
-    def aim(pruned: bool) -> Aim:
-        return Aim(
-            kept,
-            cleanup,
-            base,
-            weighed,
-            checks,
-            tuned,
-            background,
-            goal,
-            pruned,
-            THOROUGH if by_number else QUICK,
-            progress,
-        )
-
+    job = Job(
+        kept,
+        cleanup,
+        base,
+        weighed,
+        checks,
+        tuned,
+        background,
+        THOROUGH if by_number else QUICK,
+    )
     if options.max_mb is not None:
-        return aim(options.prune).fit_size(options.max_mb * 1e6)
+        return Aim(job, goal, options.prune, progress).fit_size(options.max_mb * 1e6)
     if options.target_db is None:
-        return aim(options.prune).once()
-    found = aim(options.prune).fit_quality()
+        return Aim(job, goal, options.prune, progress).once()
+    found = Aim(job, goal, options.prune, progress).fit_quality()
     if found.pruned and _falls_short(found, goal):
-        found = aim(False).fit_quality()
+        found = Aim(job, goal, False, progress).fit_quality()
     if _falls_short(found, goal):
         note = f"{goal:g} dB could not be reached; the file has {found.measured_db:.1f} dB"
         progress.warn(note)

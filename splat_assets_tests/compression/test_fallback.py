@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from splat_assets.compression import (
-    aim,
     compress,
     judging,
     palette_images,
+    rate_control,
     sog_images,
     sog_texels,
     sog_writer,
@@ -50,10 +50,10 @@ STEPS = {
     "palette": (sog_writer, "PaletteSearch", "The search for a palette"),
     "palette order": (palette_images.PaletteArtist, "draw", "Ordering the palette failed"),
     "webp": (sog_images, "webp_bytes", "Encoding a picture tightly failed"),
-    "sensitivity": (aim, "weigh_errors", "Measuring what errors cost failed"),
-    "pruning": (aim, "Pruning", "Pruning failed"),
-    "finetuning": (aim, "finetune", "Fine-tuning failed"),
-    "precision": (aim.Aim, "_precision", "Choosing the precision failed"),
+    "sensitivity": (rate_control, "weigh_errors", "Measuring what errors cost failed"),
+    "pruning": (rate_control, "Pruning", "Pruning failed"),
+    "finetuning": (rate_control, "finetune", "Fine-tuning failed"),
+    "precision": (rate_control.RateControl, "_precision", "Choosing the precision failed"),
     "look": (judging.Judge, "draw", "Looking at the result failed"),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from splat_assets.compression import aim
+from splat_assets.compression import rate_control
 from splat_assets.compression.finetune import THOROUGH, Draft, finetune
 from splat_assets.compression.precision import measure_sensitivity
 from splat_assets.compression.quality import draw_views, psnr
@@ -114,7 +114,7 @@ def test_a_failure_costs_bytes_and_not_quality(
         raise RuntimeError("no kernels")
 
     plain = encode_as_wished(ball, CompressOptions(finetune=False), SEEN, silent())
-    monkeypatch.setattr(aim, "finetune", fail)
+    monkeypatch.setattr(rate_control, "finetune", fail)
     found = encode_as_wished(ball, CompressOptions(finetune=True), SEEN, silent())
     assert "no kernels" in found.notes[0] and not found.finetuned
     assert found.measured_db is not None and plain.measured_db is not None

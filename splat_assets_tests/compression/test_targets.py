@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from splat_assets.compression import aim
+from splat_assets.compression import aim, rate_control
 from splat_assets.compression.precision import Precision, _probes, measure_sensitivity
 from splat_assets.compression.quality import draw_views, psnr
 from splat_assets.compression.sog_bundle import bundle_bytes
@@ -151,7 +151,7 @@ def test_what_contributes_little_is_left_out(ball: Gaussians) -> None:
 def test_nothing_is_left_out_of_splats_too_large_to_be_looked_at(
     ball: Gaussians, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aim, "_LOOKED_AT", len(ball) - 1)
+    monkeypatch.setattr(rate_control, "_LOOKED_AT", len(ball) - 1)
     wished = encode_as_wished(ball, CompressOptions(prune=True), VIEWS, silent())
     assert wished.pruned == 0 and wished.encoded.count == len(ball)
 
@@ -162,7 +162,7 @@ def test_without_sensitivity_all_is_stored_finely_and_said(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no renderer")
 
-    monkeypatch.setattr(aim, "weigh_errors", fail)
+    monkeypatch.setattr(rate_control, "weigh_errors", fail)
     reached, _, notes = _encode(ball)
     assert reached > 50 and "no renderer" in notes[0]
 
