@@ -35,7 +35,7 @@ from splat_assets import __version__
 from splat_assets.compression.quality import choose_views, measure_loss
 from splat_assets.compression.sog_reader import read_sog
 from splat_assets.compression.views import frame_splat
-from splat_assets.compute import Compute, available_threads
+from splat_assets.compute import Compute, available_threads, resident_peak_bytes
 from splat_assets.formats.registry import read_splat
 from splat_assets.gaussians.gaussians import Gaussians
 from splat_assets.gaussians.ply import write_ply
@@ -255,10 +255,11 @@ def run_measured(command: Sequence[str], limit: float) -> Cost:
     """Run to the end, or until its wall time passes `limit`; raises when the program fails."""
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(command, stdout=log, stderr=log)
-        began = time.monotonic()
+        began, peak = time.monotonic(), 0
         ended = os.wait4(child.pid, os.WNOHANG)
         try:
             while not ended[0] and time.monotonic() - began < limit:
+                peak = resident_peak_bytes(child.pid) or peak
                 time.sleep(0.05)
                 ended = os.wait4(child.pid, os.WNOHANG)
         finally:
@@ -271,7 +272,7 @@ def run_measured(command: Sequence[str], limit: float) -> Cost:
         if finished and child.returncode:
             log.seek(0)
             raise RuntimeError(log.read().decode(errors="replace")[-2000:])
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, finished)
+    return Cost(usage.ru_utime + usage.ru_stime, peak or usage.ru_maxrss * 1024, finished)
 
 
 def find_node() -> str:

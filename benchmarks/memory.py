@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -127,7 +126,7 @@ def run(case: Case, threads: int) -> dict[str, Any]:
     """In the child: make the capture, train, and say what the memory was."""
     import pandas as pd
 
-    from splat_assets.compute import Compute
+    from splat_assets.compute import Compute, peak_memory_bytes
     from splat_assets.datasets.options import TrainOptions
     from splat_assets.poses.pose_model import PoseModel
     from splat_assets.progress import silent
@@ -142,7 +141,7 @@ def run(case: Case, threads: int) -> dict[str, Any]:
         )
         out.mkdir()
         warm_up()
-        start = peak()
+        start = peak_memory_bytes()
         options = TrainOptions(
             steps=case.steps,
             max_gaussians=case.gaussians,
@@ -165,13 +164,7 @@ def run(case: Case, threads: int) -> dict[str, Any]:
         assert pd.read_parquet(splat.path / "training.parquet")["num_gaussians"].max() > (
             0.95 * case.gaussians
         )
-    return {"peak": peak(), "start": start, "cpu_seconds": time.process_time()}
-
-
-def peak() -> int:
-    """Bytes: the most that was ever resident."""
-    value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return value if sys.platform == "darwin" else 1024 * value
+    return {"peak": peak_memory_bytes(), "start": start, "cpu_seconds": time.process_time()}
 
 
 def make_capture(case: Case, folder: Path) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -183,11 +182,12 @@ def _pictures(paths: list[Path], chunk: int) -> dict[str, Any]:
 
 
 def _cost(began: float) -> dict[str, float]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    from splat_assets.compute import peak_memory_bytes
+
     return {
         "wall_seconds": round(time.perf_counter() - began, 1),
         "cpu_seconds": round(time.process_time(), 1),
-        "peak_mb": round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)),
+        "peak_mb": round(peak_memory_bytes() / (1 << 20)),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from splat_assets.errors import UserError
 
@@ -59,6 +60,9 @@ def peak_memory_bytes(device: str = "cpu") -> int:
         import torch
 
         return int(torch.cuda.max_memory_allocated(device))
+    peak = resident_peak_bytes()
+    if peak is not None:
+        return peak
     try:
         import resource
     except ImportError:  # Windows
@@ -66,5 +70,21 @@ def peak_memory_bytes(device: str = "cpu") -> int:
 
         memory = psutil.Process().memory_info()
         return int(getattr(memory, "peak_wset", memory.rss))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(used if sys.platform == "darwin" else used * 1024)
+
+
+def resident_peak_bytes(process: int | str = "self") -> int | None:
+    """The most that ever was resident of a running process, as Linux tells it; None elsewhere.
+
+    `getrusage` counts what the process was forked from, too: a large parent makes every small
+    child look as large.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
+
+_PEAK = "from splat_assets.compute import peak_memory_bytes\nprint(peak_memory_bytes())"
+
 
 def _run(code: str) -> str:
     done = subprocess.run(
@@ -54,3 +58,12 @@ def test_memory_that_was_freed_is_used_again() -> None:
     )
     platform, faults = said.split()
     assert platform != "linux" or int(faults) < 20 * 1000  # 3900 pages each
+
+
+def test_the_memory_of_a_large_parent_is_not_ours() -> None:
+    """What a program reports is its own peak: neither less than it used nor what started it."""
+    mine = np.ones(50_000_000)  # 400 MB resident
+    small = int(_run(_PEAK))
+    large = int(_run(f"import numpy as np\nheld = np.ones({mine.size // 2})\n{_PEAK}"))
+    assert small < mine.nbytes
+    assert large > small + mine.nbytes // 2 - 2**24
