@@ -105,7 +105,7 @@ STAGES: dict[str, Stage] = {
             upstream="trained_splat",
             argument="splat",
             options="compress",
-            code_version="12",
+            code_version="13",
             isolated=True,
             needs_compute=True,
         ),
