@@ -16,6 +16,7 @@ its PSNR" is the smallest file found that the table sees no worse than the refer
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -29,6 +30,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from benchmarks.compression_with_cameras import write_cameras
 from splat_assets import __version__
@@ -259,7 +261,7 @@ def run_measured(command: Sequence[str], limit: float) -> Cost:
         ended = os.wait4(child.pid, os.WNOHANG)
         try:
             while not ended[0] and time.monotonic() - began < limit:
-                peak = resident_peak_bytes(child.pid) or peak
+                peak = max(peak, peak_of_tree(child.pid))
                 time.sleep(0.05)
                 ended = os.wait4(child.pid, os.WNOHANG)
         finally:
@@ -273,6 +275,15 @@ def run_measured(command: Sequence[str], limit: float) -> Cost:
             log.seek(0)
             raise RuntimeError(log.read().decode(errors="replace")[-2000:])
     return Cost(usage.ru_utime + usage.ru_stime, peak or usage.ru_maxrss * 1024, finished)
+
+
+def peak_of_tree(process: int) -> int:
+    """Bytes, the largest peak of a running process and what it has started; 0 where that is not
+    told."""
+    with contextlib.suppress(psutil.Error):
+        children = psutil.Process(process).children(recursive=True)
+        return max(resident_peak_bytes(p) or 0 for p in (process, *(c.pid for c in children)))
+    return 0
 
 
 def find_node() -> str:

@@ -25,6 +25,7 @@ _FIRST = 256  # Gaussians an entry of the smallest candidate
 _TRIALS = 2e9  # vector-entry pairs up to which larger palettes are tried
 _LEARNED = 24_000  # vectors that the work of one clustering counts at most
 _UNSURE = 1.4  # times what a palette of all vectors is foretold to cost
+_BY_FAR = 2.0  # times what a palette of all vectors costs: sharing would not pay later, either
 _LEAST_TIERED = 512  # entries, from which some may be stored more finely than others
 _FINER = 0.85  # times the step at which every number is worth its bits: rounding is thrifty besides
 _FINE_ENOUGH = 2.0  # bits' price a number: of twice that error, a finer codebook may pay
@@ -106,6 +107,7 @@ class PaletteSearch:
         self._nothing = float(self._mass @ self._metric.squared(self._unique))
         self._begin = 0  # at which of the sizes the search begins
         self._chosen: dict[float, int] = {}  # by price, which of the sizes was best
+        self._whole_below = 0.0  # the price up to which nothing is shared
 
     def choose(self, bit_price: float, progress: Progress | None = None) -> Palette | None:
         """The palette that costs least, or None where none costs less.
@@ -122,8 +124,8 @@ class PaletteSearch:
         whole = len(self._clusterings)  # stands for the palette of all vectors
         dearer = {price: i for price, i in self._chosen.items() if price >= bit_price}
         cheaper = {price: i for price, i in self._chosen.items() if price <= bit_price}
-        only = None  # a cheaper bit buys no fewer entries, a dearer one no more
-        if whole in dearer.values():
+        only = None  # what is best at the next prices on either side, or was by far at a dearer one
+        if bit_price <= self._whole_below:
             only = whole
         elif dearer and cheaper and dearer[min(dearer)] == cheaper[max(cheaper)]:
             only = dearer[min(dearer)]
@@ -131,7 +133,8 @@ class PaletteSearch:
         own = 0.0
         searched = bit_price > 0 and len(self._unique) > 64 and self._size is None
         if searched and only != whole:
-            least = max(dearer.values(), default=0)
+            # a dearer bit never buys more shared entries
+            least = max((i for i in dearer.values() if i < whole), default=0)
             most = min(cheaper.values(), default=whole)
             own = self._own_foretold(bit_price) if only is None else math.inf
             for index in self._ascending(found, bit_price, _UNSURE * own, least, most):
@@ -141,6 +144,9 @@ class PaletteSearch:
             found[whole] = self._own(bit_price)
             costs[whole] = _cost(found[whole], bit_price)
         best = min(costs, key=lambda index: costs[index])
+        shared = [cost for index, cost in costs.items() if index != whole]
+        if shared and whole in costs and _BY_FAR * costs[whole] < min(shared):
+            self._whole_below = max(self._whole_below, bit_price)
         if best != whole:
             found[best] = self._cheaper(found[best], self._clustering(best), bit_price)
         if searched:
