@@ -33,14 +33,16 @@ FIELDS = {
 }
 # key of report.json: (label, form)
 _DETAILS = {
-    "aimed_db": ("Quality aimed at", "{:.1f} dB"),
+    "aimed_db": ("Precision chosen for", "{:.1f} dB"),
     "bytes_per_gaussian": ("Bytes a Gaussian", "{:.2f}"),
     "sh_degree": ("SH degree", "{}"),
     "palette_size": ("SH palette entries", "{:,}"),
     "order": ("Order", "{}"),
     "sorter": ("Sorter", "{}"),
     "sorted_per_second": ("Gaussians sorted a second", "{:,}"),
-    "dropped_gaussians": ("Gaussians dropped", "{:,}"),
+    "dropped_gaussians": ("Gaussians dropped, invalid or invisible", "{:,}"),
+    "pruned_gaussians": ("Gaussians left out, worth less than their bytes", "{:,}"),
+    "finetuned": ("Fine-tuned while rounded", "{}"),
     "antialiased": ("Antialiased", "{}"),
     "encode_seconds": ("Seconds to encode", "{:.1f}"),
     "seconds": ("Seconds in all", "{:.1f}"),

@@ -20,6 +20,7 @@ REPORT: dict[str, Any] = {
     "field_bytes": {"means_l.webp": 90_000, "scales.webp": 30_000, "meta.json": 5_000},
     "codebooks": {"scales": "uniform"},
     "antialiased": True,
+    "pruned_gaussians": 1234,
     "peak_memory_bytes": 480_000_000,
     "cpu_seconds": 7.25,
     "notes": ["Dropped 3 <b>bad</b> Gaussians."],
@@ -56,7 +57,7 @@ def test_it_tells_the_figures_and_embeds_the_pictures(tmp_path: Path) -> None:
     text = _write(tmp_path, worst=_comparison(), links={"Viewer": "viewer.html"})
     for shown in (
         *("12,345 Gaussians", "200.0 kB", "4.0 MB", "20.0×", "47.62 dB", "SSIM 0.9969"),
-        *("0.012 dB", "480.0 MB", "positions, low bytes", "72.0 %", "44.50", "yes"),
+        *("0.012 dB", "480.0 MB", "positions, low bytes", "72.0 %", "44.50", "yes", "1,234"),
         *("Dropped 3 &lt;b&gt;bad", "A &quot;scene&quot; &lt;script&gt;", 'href="viewer.html"'),
     ):
         assert shown in text, shown
