@@ -21,7 +21,6 @@ from splat_assets.compression.views import (
     picture_side,
     shrunk,
     spread,
-    views_around,
     views_between,
 )
 from splat_assets.gaussians.gaussians import Gaussians
@@ -132,20 +131,21 @@ def choose_looks(gaussians: Gaussians, cameras: Sequence[View] | None) -> tuple[
     count = len(gaussians)
     if not cameras and count > MANY:
         return _looks_at_parts(gaussians)
-    known = list(cameras) if cameras else views_around(gaussians)
-    weighed = [*known, *views_between(known, BETWEEN)] if cameras else known
     wanted = int(np.clip(_CHECK_WORK // max(count, 1), _LEAST_CHECKS, _MOST_CHECKS))
     side = picture_side(_CHECK_SIDE, count)
     # nothing is adjusted in half of what is looked at
     if cameras:
-        between = spread(views_between(known, BETWEEN, seed=1), wanted // 2)
-        checks = [*spread(known, wanted - len(between)), *between]
+        weighed = [*cameras, *views_between(cameras, BETWEEN)]
+        between = spread(views_between(cameras, BETWEEN, seed=1), wanted // 2)
+        checks = [*spread(cameras, wanted - len(between)), *between]
+        checks = [shrunk(view, side) for view in checks]
     else:
-        checks = spread(known, wanted)
-        checks[1::2] = spread(views_around(gaussians, elsewhere=True), wanted)[1::2]
-    taken = len(known) if cameras else None
-    looks = Looks((tuple(shrunk(view, side) for view in checks),))
-    return Looks((tuple(weighed),), cameras=taken), looks
+        sphere = frame_splat(gaussians)
+        weighed = around(*sphere)
+        checks = spread(around(*sphere, side=side), wanted)
+        checks[1::2] = spread(around(*sphere, side=side, elsewhere=True), wanted)[1::2]
+    taken = len(cameras) if cameras else None
+    return Looks((tuple(weighed),), cameras=taken), Looks((tuple(checks),))
 
 
 def weigh_errors(
