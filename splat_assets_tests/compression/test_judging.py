@@ -41,8 +41,19 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_usual_splats_are_looked_at_as_a_whole(row: Gaussians) -> None:
     weighed, checks = choose_looks(row, None)
     assert weighed.part_of is None and len(weighed.views[0]) == len(views_around(row))
-    assert len(checks.views[0]) == 8 and checks.views[0][0].width <= 400
     np.testing.assert_array_equal(checks.shown(len(row)), np.arange(len(row)))
+
+
+@pytest.mark.parametrize("with_cameras", [False, True])
+def test_results_are_looked_at_in_large_pictures_half_of_them_unknown(
+    with_cameras: bool, row: Gaussians
+) -> None:
+    cameras = upright_views(count=12, size=1600) if with_cameras else None
+    weighed, checks = choose_looks(row, cameras)
+    assert len(checks.views[0]) == 8
+    assert {max(view.width, view.height) for view in checks.views[0]} == {400}
+    known = {view.viewmat.tobytes() for view in weighed.views[0]}
+    assert sum(view.viewmat.tobytes() in known for view in checks.views[0]) == 4
 
 
 @pytest.mark.usefixtures("large")
