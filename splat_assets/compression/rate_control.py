@@ -29,7 +29,8 @@ DB_RANGE = (20.0, 75.0)
 _LOOKED_AT = 5_000_000  # Gaussians up to which results are looked at
 _FACTORS = (0.5, 20.0)
 _OF_FINEST = 1.6  # times the error of the finest storage that the whole is allowed at least
-_MOST_PRUNED, _PRUNINGS = 0.35, 3  # of the error allowed, that pruning may leave; tries
+_MOST_PRUNED, _PRUNINGS = 0.35, 4  # of the error allowed, that pruning may leave; tries
+_PRUNED_POWER = 0.6  # of the error foretold, with which the error seen grows about
 _HOPELESS = 20.0  # times as much: fewer would not help, what errors cost is known too badly
 _PRICES, _SAME_ERROR = 2, 0.1  # of a bit that are tried; difference of ln errors
 
@@ -219,7 +220,7 @@ class RateControl:
                 return keep
             if self._pruned_error > _HOPELESS * allowed:
                 break
-            share *= 0.7 * allowed / self._pruned_error
+            share *= (0.85 * allowed / self._pruned_error) ** (1 / _PRUNED_POWER)
         self._pruned_error = 0.0
         return np.ones(len(kept), bool)
 
