@@ -30,7 +30,9 @@ _LOOKED_AT = 5_000_000  # Gaussians up to which results are looked at
 _FACTORS = (0.5, 20.0)
 _OF_FINEST = 1.6  # times the error of the finest storage that the whole is allowed at least
 _MOST_PRUNED, _PRUNINGS = 0.35, 4  # of the error allowed, that pruning may leave; tries
-_PRUNED_POWER = 0.6  # of the error foretold, with which the error seen grows about
+_NEARLY, _AIMED = 0.6, 0.85  # of that, which is near enough; which is aimed at
+# of the error foretold, with which the error seen grows about; at least
+_PRUNED_POWER, _LEAST_POWER = 0.6, 0.2
 _HOPELESS = 20.0  # times as much: fewer would not help, what errors cost is known too badly
 _PRICES, _SAME_ERROR = 2, 0.1  # of a bit that are tried; difference of ln errors
 
@@ -211,18 +213,27 @@ class RateControl:
         """[N] bool, those to keep: fewer are left out where that is seen to cost too much."""
         allowed = _MOST_PRUNED * 10 ** (-goal / 10)
         pruning, share = Pruning(kept, sensitivity, goal), 1.0
+        chosen, enough = np.ones(len(kept), bool), 0.0  # at the largest share that was fine
+        power = _PRUNED_POWER
+        tried: dict[float, float] = {}
         for _ in range(_PRUNINGS):
             keep = pruning.keep(share)
             if keep.all():
-                return keep
-            self._pruned_error = self._judge.error(kept.select(keep), np.flatnonzero(keep))
-            if self._pruned_error <= allowed:
-                return keep
-            if self._pruned_error > _HOPELESS * allowed:
                 break
-            share *= (0.85 * allowed / self._pruned_error) ** (1 / _PRUNED_POWER)
-        self._pruned_error = 0.0
-        return np.ones(len(kept), bool)
+            error = self._judge.error(kept.select(keep), np.flatnonzero(keep))
+            if error > _HOPELESS * allowed:
+                break
+            tried[share] = error = max(error, 1e-30)
+            if error <= allowed and share > enough:
+                chosen, enough, self._pruned_error = keep, share, error
+                if share == 1.0 or error > _NEARLY * allowed:
+                    break
+            (low, least), (high, most) = min(tried.items()), max(tried.items())
+            if low < high and least < most:
+                power = math.log(most / least) / math.log(high / low)
+                power = max(power, _LEAST_POWER)
+            share = min(1.0, share * (_AIMED * allowed / error) ** (1 / power))
+        return chosen
 
     def _precision(self, goal: float) -> Precision:
         """The coarsest storage with which pictures should have `goal` dB, palette included."""

@@ -58,7 +58,7 @@ def test_presets_are_near_their_quality_and_ordered(ball: Gaussians) -> None:
 @pytest.mark.parametrize("target", [38.0, 50.0])
 def test_a_quality_by_number_is_met(target: float, ball: Gaussians) -> None:
     reached, _, notes = _encode(ball, target_db=target)
-    assert target - 1 <= reached < target + 2 and notes == ()
+    assert target - 1 <= reached < target + 3 and notes == ()
 
 
 def test_a_size_by_number_is_met_with_the_quality_that_fits(ball: Gaussians) -> None:
