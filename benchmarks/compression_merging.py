@@ -25,7 +25,7 @@ from splat_assets.compression.rate_control import RateControl
 from splat_assets.compression.sog_bundle import bundle_bytes
 from splat_assets.compression.sog_reader import decode_members
 from splat_assets.compression.targets import PRESET_DB, encode_as_wished
-from splat_assets.compression.views import views_around, views_between
+from splat_assets.compression.views import around, frame_splat, views_between
 from splat_assets.compute import Compute, available_threads
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.formats.decimate import decimate
@@ -61,7 +61,9 @@ def encode(
     scene: Scene, exact: list[np.ndarray], preset: str, offset: float, share: float = 0.0
 ) -> Point:
     prune = RateControl._prune
-    judges = [*scene.cameras, *views_between(scene.cameras, 24)] or views_around(scene.gaussians)
+    judges = [*scene.cameras, *views_between(scene.cameras, 24)] or around(
+        *frame_splat(scene.gaussians)
+    )
 
     def prune_and_merge(
         control: Any, kept: Gaussians, sensitivity: Sensitivity, goal: float

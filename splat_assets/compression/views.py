@@ -23,11 +23,6 @@ _NEIGHBOURS = 3
 _ALIKE = 0.5  # cosine between directions of view that have something between them
 
 
-def views_around(gaussians: Gaussians, *, elsewhere: bool = False) -> list[View]:
-    """`around` what is visible of a splat that came without cameras."""
-    return around(*frame_splat(gaussians), elsewhere=elsewhere)
-
-
 def around(
     center: np.ndarray,
     radius: float,

@@ -16,7 +16,7 @@ from splat_assets.compression.quality import draw_views, psnr
 from splat_assets.compression.sog_reader import decode_members
 from splat_assets.compression.sog_writer import SogEncoder, SogOptions
 from splat_assets.compression.targets import encode_as_wished
-from splat_assets.compression.views import views_around
+from splat_assets.compression.views import around, frame_splat
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.gaussians.cleanup import clean
 from splat_assets.gaussians.gaussians import Gaussians
@@ -85,7 +85,7 @@ def test_rounding_part_by_part_beats_rounding_at_the_end(ball: Gaussians) -> Non
 
 
 def test_what_was_found_is_what_a_decoder_reads(ball: Gaussians) -> None:
-    views = views_around(ball)
+    views = around(*frame_splat(ball))
     encoder = SogEncoder(ball, SogOptions(), sensitivity=measure_sensitivity(ball, views))
     precision = measure_sensitivity(ball, views).precision(50)
     draft = encoder.draft(precision)

@@ -12,7 +12,7 @@ from splat_assets.compression.judging import choose_looks, weigh_errors
 from splat_assets.compression.precision import measure_sensitivity
 from splat_assets.compression.quality import psnr
 from splat_assets.compression.targets import encode_as_wished
-from splat_assets.compression.views import views_around
+from splat_assets.compression.views import around, frame_splat
 from splat_assets.datasets.options import CompressOptions
 from splat_assets.formats.merge import merge
 from splat_assets.gaussians.cleanup import clean
@@ -40,7 +40,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_usual_splats_are_looked_at_as_a_whole(row: Gaussians) -> None:
     weighed, checks = choose_looks(row, None)
-    assert weighed.part_of is None and len(weighed.views[0]) == len(views_around(row))
+    assert weighed.part_of is None and len(weighed.views[0]) == len(around(*frame_splat(row)))
     np.testing.assert_array_equal(checks.shown(len(row)), np.arange(len(row)))
 
 

@@ -9,7 +9,7 @@ from splat_assets.compression.palette import PaletteSearch
 from splat_assets.compression.precision import measure_sensitivity
 from splat_assets.compression.rounding import thrifty_vectors
 from splat_assets.compression.sh_metric import ShMetric, seen_from
-from splat_assets.compression.views import views_around
+from splat_assets.compression.views import around, frame_splat
 from splat_assets.gaussians.gaussians import SH_C0
 from splat_assets.gaussians.sh import basis
 from splat_assets_tests.compression.splats import random_splat
@@ -72,8 +72,9 @@ def test_nobody_saw_it() -> None:
 def test_directions_are_measured_with_the_rest() -> None:
     """A splat seen from one side only, beside one seen from around."""
     gaussians = random_splat(400, sh_degree=2)
-    around = views_around(gaussians)
-    whole, side = (measure_sensitivity(gaussians, views) for views in (around, around[:1]))
+    everywhere = around(*frame_splat(gaussians))
+    looks = (everywhere, everywhere[:1])
+    whole, side = (measure_sensitivity(gaussians, views) for views in looks)
     assert whole.places > 20 and side.places == 1
     assert whole.directions is not None and side.directions is not None
     ratios = [np.linalg.slogdet(s.directions / s.directions[0, 0])[1] for s in (whole, side)]
